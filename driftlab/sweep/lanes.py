@@ -1,0 +1,161 @@
+"""Many lanes of one program: vmap, single lanes or chunks, on every device.
+
+A *chunk* is the lanes that a device advances together under `vmap`; the lane strategies differ
+only in its width (`map`: 1, `chunk:k`: k, `vmap`: all the lanes that fit). A call of a compiled
+program advances one chunk on each device, by `jax.shard_map` over a mesh named "lanes".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from driftlab.sweep.lane import Lane, LaneProgram
+
+_BY_LANE, _REPLICATED = PartitionSpec("lanes"), PartitionSpec()
+
+
+class Chunks(NamedTuple):
+    """A lane program compiled for chunks of one width, one chunk a device.
+
+    Attributes:
+      width: lanes a call: the chunk's width times the number of devices.
+      initialize: `(hparams, keys) -> Lane`, every leaf with a leading axis of `width` lanes.
+      advance: `(hparams, keys, lanes, first, count) -> (lanes, records)`; consumes `lanes`.
+      call_bytes: device memory that one call takes, by the compiler's account.
+    """
+
+    width: int
+    initialize: Callable[..., Lane]
+    advance: Callable[..., tuple[Lane, dict[str, Array]]]
+    call_bytes: int
+
+
+def compile_chunks(
+    program: LaneProgram,
+    hparams: Mapping[str, Array],
+    keys: PRNGKeyArray,
+    chunk_width: int,
+    devices: Sequence[jax.Device],
+) -> Chunks:
+    """Compiles a lane program for chunks of `chunk_width` lanes on each of the devices.
+
+    A width of 1 compiles the lane's program without `vmap`, so that its bits are those of a
+    single run. Arrays that the user's functions close over (the data) become arguments of the
+    program: they are neither copied into it nor part of the compilation cache's key.
+
+    Args:
+      program: the lane program.
+      hparams: lane hyper-parameters, arrays `(lanes,)`; only their types count here.
+      keys: lane keys, shape `(lanes,)`, or `()` for one key shared by all.
+      chunk_width: lanes a device advances together.
+      devices: the devices; the lanes of a call are split evenly over them.
+
+    Returns:
+      The compiled program.
+    """
+    width = chunk_width * len(devices)
+    key_spec = _BY_LANE if keys.ndim else _REPLICATED
+    key_axis = 0 if keys.ndim else None
+    mesh = Mesh(np.asarray(devices), ("lanes",), axis_types=(AxisType.Auto,))
+
+    def over_lanes(function: Callable, axes: tuple[int | None, ...]) -> Callable:
+        if chunk_width > 1:
+            return jax.vmap(function, axes)
+
+        def single(*args):
+            args = [
+                arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
+                for arg, axis in zip(args, axes, strict=True)
+            ]
+            return jax.tree.map(lambda leaf: leaf[None], function(*args))
+
+        return single
+
+    def compiled(
+        function: Callable, axes: tuple[int | None, ...], args: tuple, donate: tuple[int, ...] = ()
+    ) -> tuple[Callable, Any]:
+        specs = tuple(_REPLICATED if axis is None else _BY_LANE for axis in axes)
+        local = [
+            arg if axis is None else _with_lanes(arg, chunk_width)
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        constants, function = hoist_constants(over_lanes(function, axes), *local)
+        sharded = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(_REPLICATED, *specs),
+            out_specs=_BY_LANE,
+            check_vma=False,
+        )
+        shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
+        constants = jax.device_put(constants, NamedSharding(mesh, _REPLICATED))
+        executable = (
+            jax.jit(
+                sharded,
+                in_shardings=(NamedSharding(mesh, _REPLICATED), *shardings),
+                donate_argnums=tuple(index + 1 for index in donate),
+            )
+            .lower(constants, *args)
+            .compile()
+        )
+        return lambda *args: executable(constants, *jax.device_put(args, shardings)), executable
+
+    wide_hparams = _with_lanes(dict(hparams), width)
+    wide_keys = _with_lanes(keys, width) if keys.ndim else jax.typeof(keys)
+    wide_keys = jax.ShapeDtypeStruct(wide_keys.shape, keys.dtype)
+    initialize, _ = compiled(program.initialize, (0, key_axis), (wide_hparams, wide_keys))
+    lanes = jax.eval_shape(
+        jax.vmap(program.initialize, (0, key_axis)), wide_hparams, wide_keys
+    )
+    index = jax.ShapeDtypeStruct((), np.dtype("int32"))
+    advance, executable = compiled(
+        program.advance,
+        (0, key_axis, 0, None, None),
+        (wide_hparams, wide_keys, lanes, index, index),
+        donate=(2,),
+    )
+    return Chunks(width, initialize, advance, _call_bytes(executable))
+
+
+def hoist_constants(function: Callable, *args: PyTree) -> tuple[list[Array], Callable]:
+    """Makes the arrays that a function closes over its first argument.
+
+    Args:
+      function: a function of arrays, traced once.
+      *args: arguments of the types it will be called with (shapes and dtypes suffice).
+
+    Returns:
+      `(constants, f)` with `f(constants, *args) == function(*args)`.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    structure = jax.tree.structure(shapes)
+
+    def hoisted(constants: list[Array], *args: PyTree) -> PyTree:
+        leaves = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(structure, leaves)
+
+    return list(closed.consts), hoisted
+
+
+def _with_lanes(tree: PyTree, lanes: int) -> PyTree:
+    """The types of a tree with `lanes` lanes on its leading axis."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape[1:]), leaf.dtype), tree
+    )
+
+
+def _call_bytes(executable: Any) -> int:
+    memory = executable.memory_analysis()
+    if memory is None:  # some backends give no account
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
