@@ -168,9 +168,7 @@ def from_step(
         (value, loss), gradient = jax.value_and_grad(objective.value, has_aux=True)(
             state.params, batch
         )
-        return Snapshot(
-            state, step(state), objective, batch, value, loss, gradient, state.params
-        )
+        return Snapshot(state, step(state), objective, batch, value, loss, gradient, state.params)
 
     return Dynamics(init, step, observe)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
 # Eight rounds: Luby & Rackoff (1988) need four for a pseudo-random permutation with ideal round
-# functions; the rounds here are a 32-bit mixer, so twice as many are used. Cost: O(batch), not O(n).
+# functions; the rounds here are a 32-bit mixer, so twice as many are used.
 _ROUNDS = 8
 
 
@@ -112,9 +112,7 @@ def fixed_order(batch_size: int) -> Sampling:
     return Sampling("fixed_order", batch_size, indices, steps_per_epoch)
 
 
-def permuted(
-    key: PRNGKeyArray, positions: Int[Array, " batch"], size: int
-) -> Int[Array, " batch"]:
+def permuted(key: PRNGKeyArray, positions: Int[Array, " batch"], size: int) -> Int[Array, " batch"]:
     """The values at `positions` of a pseudo-random permutation of `0 .. size-1`.
 
     A Feistel network on Z_a x Z_b with a*b >= size, whose rounds `left += F(right) mod a` and

@@ -13,17 +13,17 @@ from driftlab.dynamics import Snapshot
 
 def gradient_norm(snapshot: Snapshot) -> Float[Array, ""]:
     """`||g_k||`, the gradient of what is minimised, on the step's batch; loss / parameter units."""
-    return optax.global_norm(snapshot.gradient)
+    return optax.tree.norm(snapshot.gradient)
 
 
 def update_norm(snapshot: Snapshot) -> Float[Array, ""]:
     """`||theta_{k+1} - theta_k||`, the distance the step moves; parameter units."""
-    return optax.global_norm(snapshot.updates)
+    return optax.tree.norm(snapshot.updates)
 
 
 def parameter_norm(snapshot: Snapshot) -> Float[Array, ""]:
     """`||theta_k||`; parameter units."""
-    return optax.global_norm(snapshot.params)
+    return optax.tree.norm(snapshot.params)
 
 
 def distance_from_initialization(snapshot: Snapshot) -> Float[Array, ""]:
@@ -43,9 +43,7 @@ def distance_from_initialization(snapshot: Snapshot) -> Float[Array, ""]:
             "distance_from_initialization needs snapshot.initial_params; sweep fills it in, "
             "elsewhere use snapshot._replace(initial_params=...)."
         )
-    return optax.global_norm(
-        jax.tree.map(jnp.subtract, snapshot.params, snapshot.initial_params)
-    )
+    return optax.tree.norm(jax.tree.map(jnp.subtract, snapshot.params, snapshot.initial_params))
 
 
 def effective_learning_rate(snapshot: Snapshot) -> Float[Array, ""]:

@@ -90,4 +90,6 @@ def _named(measure: Measure, snapshot: Snapshot) -> dict[str, Array]:
 
 def _inexact(value: Array) -> Array:
     value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(jnp.result_type(float))
+    return (
+        value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(jnp.result_type(float))
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 SEED_AXIS = "seed"
 _RESERVED = ("step",)
@@ -104,17 +104,17 @@ class Grid:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
 
 
-def canonical(values: np.ndarray) -> Array:
+def canonical(values: np.ndarray) -> np.ndarray:
     """Lane values in JAX's default precision: floats as float32 (float64 under x64), ints int32.
 
     Args:
       values: a NumPy array of numbers.
 
     Returns:
-      The same on device.
+      The same in that precision.
     """
     dtype = float if np.issubdtype(values.dtype, np.floating) else np.int32
-    return jnp.asarray(values, jax.dtypes.canonicalize_dtype(dtype))
+    return values.astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _lane_axis(name: str, values: Any) -> np.ndarray:

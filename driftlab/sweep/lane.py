@@ -62,17 +62,19 @@ class Schedule(NamedTuple):
 
 
 class LaneProgram(NamedTuple):
-    """Two pure functions of one lane.
+    """Pure functions of one lane.
 
     Attributes:
       initialize: `(hparams, key) -> Lane` at step 0.
       advance: `(hparams, key, lane, first, count) -> (Lane, records)`: makes records `first ..
         first + count - 1` and iterates on to the next; `records` maps a measure's name to
         an array `(capacity, ...)` whose first `count` rows are filled.
+      step: `(hparams, key, lane) -> params`: one bare iteration, to account for its cost.
     """
 
     initialize: Callable[[HParams, PRNGKeyArray], Lane]
     advance: Callable[..., tuple[Lane, dict[str, Array]]]
+    step: Callable[[HParams, PRNGKeyArray, Lane], Params]
 
 
 def lane_program(
@@ -223,7 +225,12 @@ def lane_program(
         }
         return jax.lax.fori_loop(0, count, one_record, (lane, buffer))
 
-    return LaneProgram(initialize, advance)
+    def step(hparams: HParams, key: PRNGKeyArray, lane: Lane) -> Params:
+        dynamics, _ = built(hparams, key)
+        state = State(lane.params, lane.inner, jnp.zeros((), jnp.int32), key)
+        return dynamics.step(state).params
+
+    return LaneProgram(initialize, advance, step)
 
 
 def _select(condition: Bool[Array, ""], chosen: PyTree, other: PyTree) -> PyTree:

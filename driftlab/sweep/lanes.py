@@ -26,12 +26,14 @@ class Chunks(NamedTuple):
       width: lanes a call: the chunk's width times the number of devices.
       initialize: `(hparams, keys) -> Lane`, every leaf with a leading axis of `width` lanes.
       advance: `(hparams, keys, lanes, first, count) -> (lanes, records)`; consumes `lanes`.
+      lanes: the types of what `initialize` gives.
       call_bytes: device memory that one call takes, by the compiler's account.
     """
 
     width: int
     initialize: Callable[..., Lane]
     advance: Callable[..., tuple[Lane, dict[str, Array]]]
+    lanes: Lane
     call_bytes: int
 
 
@@ -59,7 +61,6 @@ def compile_chunks(
       The compiled program.
     """
     width = chunk_width * len(devices)
-    key_spec = _BY_LANE if keys.ndim else _REPLICATED
     key_axis = 0 if keys.ndim else None
     mesh = Mesh(np.asarray(devices), ("lanes",), axis_types=(AxisType.Auto,))
 
@@ -109,9 +110,7 @@ def compile_chunks(
     wide_keys = _with_lanes(keys, width) if keys.ndim else jax.typeof(keys)
     wide_keys = jax.ShapeDtypeStruct(wide_keys.shape, keys.dtype)
     initialize, _ = compiled(program.initialize, (0, key_axis), (wide_hparams, wide_keys))
-    lanes = jax.eval_shape(
-        jax.vmap(program.initialize, (0, key_axis)), wide_hparams, wide_keys
-    )
+    lanes = jax.eval_shape(jax.vmap(program.initialize, (0, key_axis)), wide_hparams, wide_keys)
     index = jax.ShapeDtypeStruct((), np.dtype("int32"))
     advance, executable = compiled(
         program.advance,
@@ -119,7 +118,7 @@ def compile_chunks(
         (wide_hparams, wide_keys, lanes, index, index),
         donate=(2,),
     )
-    return Chunks(width, initialize, advance, _call_bytes(executable))
+    return Chunks(width, initialize, advance, lanes, _call_bytes(executable))
 
 
 def hoist_constants(function: Callable, *args: PyTree) -> tuple[list[Array], Callable]:

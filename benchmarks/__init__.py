@@ -1,0 +1,1 @@
+"""Driftlab beside its alternatives on the same work, in one run."""

@@ -1,0 +1,26 @@
+"""driftlab: what an optimiser does that gradient flow does not."""
+
+from driftlab import measures
+from driftlab.dynamics import Dynamics, Snapshot, State, descent
+from driftlab.objective import Objective, regularized
+from driftlab.sampling import fixed_order, full_batch, shuffled_epochs, with_replacement
+from driftlab.sweep import Grid, open_run, sweep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dynamics",
+    "Grid",
+    "Objective",
+    "Snapshot",
+    "State",
+    "descent",
+    "fixed_order",
+    "full_batch",
+    "measures",
+    "open_run",
+    "regularized",
+    "shuffled_epochs",
+    "sweep",
+    "with_replacement",
+]

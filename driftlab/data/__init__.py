@@ -1,0 +1,7 @@
+"""Real data sets from this machine's files, and the small problems that theory is tested on."""
+
+from driftlab.data import problems
+from driftlab.data.dataset import Batch, DataError, Dataset
+from driftlab.data.loading import load, names
+
+__all__ = ["Batch", "DataError", "Dataset", "load", "names", "problems"]

@@ -1,0 +1,101 @@
+"""Checkpoints of a sweep's lanes, by orbax: written whole or not at all."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+FINAL = "final"
+
+
+class Checkpoints:
+    """The checkpoints of one block of lanes: the newest record's, then the final parameters.
+
+    A block's lanes are stored in the order of the grid whatever chunks or devices ran them, so a
+    run may resume on another number of devices. Orbax writes to a temporary name and renames.
+
+    Args:
+      folder: the run's `checkpoints` folder.
+      block: the block's number.
+    """
+
+    def __init__(self, folder: Path, block: int):
+        import orbax.checkpoint as ocp
+
+        self.folder = (folder / f"block-{block:04d}").absolute()
+        self._checkpointer = ocp.StandardCheckpointer()
+
+    def close(self) -> None:
+        """Ends orbax's background threads."""
+        self._checkpointer.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the block's final parameters are on disk."""
+        return (self.folder / FINAL).exists()
+
+    def save(self, record: int, lanes: PyTree) -> None:
+        """Stores the lanes as they stand before `record`, then drops older checkpoints.
+
+        Args:
+          record: the next record to make.
+          lanes: NumPy arrays with a leading axis of lanes.
+        """
+        self._save(f"record-{record:08d}", lanes)
+
+    def finish(self, params: PyTree) -> None:
+        """Stores the lanes' final parameters; the block's other checkpoints are dropped.
+
+        Args:
+          params: NumPy arrays with a leading axis of lanes.
+        """
+        self._save(FINAL, params)
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
+        """The newest checkpoint.
+
+        Args:
+          template: NumPy arrays of the lanes' shapes and types.
+
+        Returns:
+          `(record, lanes)`, or None where there is no checkpoint.
+        """
+        names = sorted(path.name for path in self._entries() if path.name.startswith("record-"))
+        if not names:
+            return None
+        lanes = self._checkpointer.restore(self.folder / names[-1], template)
+        return int(names[-1].removeprefix("record-")), jax.tree.map(np.array, lanes)
+
+    def _save(self, name: str, tree: PyTree) -> None:
+        self._checkpointer.save(self.folder / name, tree, force=True)
+        self._checkpointer.wait_until_finished()
+        for path in self._entries():
+            if path.name != name:
+                shutil.rmtree(path)
+
+    def _entries(self) -> list[Path]:
+        return [path for path in self.folder.glob("*") if path.is_dir()]
+
+
+def final_params(folder: Path | str) -> list[PyTree]:
+    """The final parameters of a finished run's lanes, block by block.
+
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      A list of trees with a leading axis of lanes, in the grid's order (static points, then
+      lanes, the last axis fastest); a lane with a verdict has those of its last good record.
+
+    Raises:
+      FileNotFoundError: if the run holds no final parameters.
+    """
+    import orbax.checkpoint as ocp
+
+    paths = sorted((Path(folder) / "checkpoints").absolute().glob(f"block-*/{FINAL}"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no final parameters; has the sweep finished?")
+    with ocp.StandardCheckpointer() as checkpointer:
+        return [checkpointer.restore(path) for path in paths]
