@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from jaxtyping import PRNGKeyArray
 
 from driftlab.measures import Measure
