@@ -1,10 +1,11 @@
 """What is minimised: a pure loss, its data, and how batches are drawn from them."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from driftlab.sampling import Sampling, full_batch
@@ -14,7 +15,8 @@ Batch = PyTree[Array]
 Loss = Callable[[Params, Batch], Float[Array, ""]]
 
 
-class Objective(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
     """A loss over data: `L(theta) = loss(theta, batch) + regularizer(theta, batch)`.
 
     Attributes:
@@ -27,22 +29,31 @@ class Objective(NamedTuple):
         `evaluation_data`.
       regularizer: `regularizer(params, batch) -> scalar` added to the loss that is minimised, or
         None. The reported loss stays without it. Set it with `regularized`.
+
+    Raises:
+      ValueError: if the leaves of `data` or `evaluation_data` differ in their leading axis, or
+        the sampling needs more examples than there are.
     """
 
     loss: Loss
     data: Batch = ()
-    sampling: Sampling = full_batch()
+    sampling: Sampling = dataclasses.field(default_factory=full_batch)
     evaluation_data: Batch | None = None
-    metrics: Mapping[str, Loss] = MappingProxyType({})
+    metrics: Mapping[str, Loss] = dataclasses.field(default_factory=dict)
     regularizer: Loss | None = None
+
+    def __post_init__(self) -> None:
+        # On device once: a NumPy array would be copied into every program that closes over it.
+        for name in ("data", "evaluation_data"):
+            batch = jax.tree.map(jnp.asarray, getattr(self, name))
+            batch_length(batch, f"Objective.{name}")
+            object.__setattr__(self, name, batch)
+        if self.sampling.batch_size is not None:
+            self.sampling.steps_per_epoch(self.size)
 
     @property
     def size(self) -> int:
-        """The number of training examples.
-
-        Raises:
-          ValueError: if the leaves of `data` differ in their leading axis.
-        """
+        """The number of training examples."""
         return batch_length(self.data, "Objective.data")
 
     def batch(self, key: PRNGKeyArray, step: Int[Array, ""]) -> Batch:
@@ -54,14 +65,11 @@ class Objective(NamedTuple):
 
         Returns:
           The examples, in the structure of `data`.
-
-        Raises:
-          ValueError: if the sampling needs more examples than there are.
         """
         if self.sampling.batch_size is None:
             return self.data
         indices = self.sampling.indices(key, step, self.size)
-        return jax.tree.map(lambda array: jax.numpy.asarray(array)[indices], self.data)
+        return jax.tree.map(lambda array: array[indices], self.data)
 
     def value(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """What is minimised, and the loss alone.
@@ -99,7 +107,7 @@ def regularized(objective: Objective, regularizer: Loss, coefficient: Any = 1.0)
         penalty = coefficient * regularizer(params, batch)
         return penalty if previous is None else previous(params, batch) + penalty
 
-    return objective._replace(regularizer=total)
+    return dataclasses.replace(objective, regularizer=total)
 
 
 def batch_length(batch: Batch, name: str) -> int:
@@ -131,13 +139,13 @@ def batch_length(batch: Batch, name: str) -> int:
 
 
 def _scalar(value: Any, name: str) -> Float[Array, ""]:
-    value = jax.numpy.asarray(value)
+    value = jnp.asarray(value)
     if value.shape != ():
         raise ValueError(
             f"Objective.{name} must return a scalar, but returned an array of shape {value.shape}; "
             "average or sum over the batch inside it."
         )
-    if not jax.numpy.issubdtype(value.dtype, jax.numpy.floating):
+    if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"Objective.{name} must return a real floating-point scalar; got {value.dtype}."
         )

@@ -1,6 +1,5 @@
 """`load`: any data set by name, preprocessed and cut to size."""
 
-import difflib
 import os
 
 import numpy as np
@@ -18,6 +17,7 @@ from driftlab.data.preprocessing import (
     fit_normalization,
 )
 from driftlab.data.splits import balanced_subset
+from driftlab.suggestions import nearest
 
 _EMBEDDED = {"digits": load_digits, "mnist5k": load_mnist5k}
 _IN_FILES = {"fashion_mnist": load_fashion_mnist, "cifar10": load_cifar10}
@@ -83,8 +83,7 @@ def load(
     """
     # Everything that can be wrong about the arguments is said before a file is opened.
     if name not in names():
-        nearest = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
-        raise ValueError(f"There is no data set {name!r}; did you mean {' or '.join(nearest)}?")
+        raise ValueError(f"there is no data set {name!r}: {nearest(name, names())}")
     if normalization not in NORMALIZATIONS:
         raise ValueError(
             f"normalization={normalization!r} is not known; choose from {', '.join(NORMALIZATIONS)}"

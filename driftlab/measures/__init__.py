@@ -5,7 +5,7 @@ a dict of named arrays. To add one, write a function and hand it to `sweep(measu
 it in `every(measure, n)` to record it at every n-th record only.
 """
 
-from driftlab.measures.evaluation import evaluation
+from driftlab.measures.evaluation import evaluation, training
 from driftlab.measures.norms import (
     distance_from_initialization,
     effective_learning_rate,
@@ -37,5 +37,6 @@ __all__ = [
     "objective_value",
     "parameter_norm",
     "record",
+    "training",
     "update_norm",
 ]

@@ -1,12 +1,13 @@
-"""Loss and metrics on held-out data."""
+"""Loss and metrics on whole data sets, held-out or training."""
+
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from driftlab.dynamics import Snapshot
 from driftlab.measures.recording import Measure
-from driftlab.objective import batch_length
+from driftlab.objective import Batch, Loss, Params, batch_length
 
 
 def evaluation(batch_size: int | None = None) -> Measure:
@@ -21,10 +22,7 @@ def evaluation(batch_size: int | None = None) -> Measure:
 
     Returns:
       A measure giving `evaluation_loss` and `evaluation_<metric>` for every metric of the
-      objective, all scalars.
-
-    Raises:
-      ValueError: when used on an objective without evaluation data.
+      objective, all scalars. It raises a ValueError on an objective without evaluation data.
     """
 
     def evaluate(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
@@ -34,28 +32,59 @@ def evaluation(batch_size: int | None = None) -> Measure:
                 "the evaluation measure needs held-out data: build the Objective with "
                 "evaluation_data=..., or leave this measure out."
             )
-        functions = {"loss": objective.loss, **objective.metrics}
-        params, data = snapshot.eval_params, objective.evaluation_data
-        size = batch_length(data, "Objective.evaluation_data")
-
-        def means(batch):
-            return {f"evaluation_{name}": f(params, batch) for name, f in functions.items()}
-
-        if batch_size is None or batch_size >= size:
-            return means(data)
-        count, rest = divmod(size, batch_size)
-        whole = jax.tree.map(
-            lambda array: jnp.asarray(array)[: count * batch_size].reshape(
-                count, batch_size, *array.shape[1:]
-            ),
-            data,
-        )
-        totals = jax.tree.map(
-            lambda values: values.sum() * (batch_size / size), jax.lax.map(means, whole)
-        )
-        if rest:
-            tail = means(jax.tree.map(lambda array: jnp.asarray(array)[size - rest :], data))
-            totals = jax.tree.map(lambda a, b: a + b * (rest / size), totals, tail)
-        return totals
+        return _means(snapshot, objective.evaluation_data, "evaluation", batch_size)
 
     return evaluate
+
+
+def training(batch_size: int | None = None) -> Measure:
+    """A measure of the loss and the objective's metrics on all the training data.
+
+    Unlike `loss`, which is that of the step's own batch, it has no sampling noise. Evaluated at
+    `snapshot.eval_params`. Cost: one forward pass over the training data a record.
+
+    Args:
+      batch_size: examples evaluated at once, as in `evaluation`.
+
+    Returns:
+      A measure giving `training_loss` and `training_<metric>`, all scalars. It raises a
+      ValueError on a dynamics without objective.
+    """
+
+    def train(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
+        if snapshot.objective is None:
+            raise ValueError("the training measure needs a dynamics with an objective.")
+        return _means(snapshot, snapshot.objective.data, "training", batch_size)
+
+    return train
+
+
+def _means(
+    snapshot: Snapshot, data: Batch, prefix: str, batch_size: int | None
+) -> dict[str, Float[Array, ""]]:
+    objective, params = snapshot.objective, snapshot.eval_params
+    functions = {"loss": objective.loss, **objective.metrics}
+    named = {f"{prefix}_{name}": function for name, function in functions.items()}
+    size = batch_length(data, "the objective's data")
+    if batch_size is None or batch_size >= size:
+        return _evaluated(named, params, data)
+    count, rest = divmod(size, batch_size)
+    whole = jax.tree.map(
+        lambda array: array[: count * batch_size].reshape(count, batch_size, *array.shape[1:]),
+        data,
+    )
+    totals = jax.tree.map(
+        lambda values: values.sum() * (batch_size / size),
+        jax.lax.map(lambda batch: _evaluated(named, params, batch), whole),
+    )
+    if rest:
+        tail = jax.tree.map(lambda array: array[size - rest :], data)
+        last = _evaluated(named, params, tail)
+        totals = jax.tree.map(lambda total, value: total + value * (rest / size), totals, last)
+    return totals
+
+
+def _evaluated(
+    functions: dict[str, Loss | Callable], params: Params, batch: Batch
+) -> dict[str, Float[Array, ""]]:
+    return {name: function(params, batch) for name, function in functions.items()}

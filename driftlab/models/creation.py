@@ -1,7 +1,6 @@
 """Models by name, and the two functions that turn a flax model into params and a pure function."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from driftlab.models.mlp import MLP
 from driftlab.models.resnet import ResNet
 from driftlab.models.two_layer_relu import TwoLayerReLU
 from driftlab.models.vgg import VGG
+from driftlab.suggestions import nearest
 
 _MODELS = {
     "mlp": MLP,
@@ -57,8 +57,7 @@ def create(name: str, num_outputs: int, **attributes: Any) -> nn.Module:
         (64, 32)
     """
     if name not in _MODELS:
-        nearest = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4) or _MODELS
-        raise ValueError(f"There is no model {name!r}; did you mean {' or '.join(nearest)}?")
+        raise ValueError(f"there is no model {name!r}: {nearest(name, _MODELS)}")
     model = _MODELS[name]
     fields = {
         field.name: field.default is dataclasses.MISSING

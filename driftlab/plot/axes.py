@@ -6,15 +6,31 @@ import numpy as np
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterSciNotation,
+    MaxNLocator,
+    NullLocator,
+)
 
-from driftlab.plot.selection import number
+from driftlab.plot.labels import number
 
 _MAX_COLUMNS = 3
 _MAX_FIXED_TICKS = 6
+
+
+class _LogFormatter(LogFormatterSciNotation):
+    """Powers of ten on a long log axis, plain numbers on one of less than two decades."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        low, high = self.axis.get_view_interval()
+        return number(float(x)) if text and high < 100 * low else text
 
 
 def is_log_spaced(values: Num[np.ndarray, " axis"]) -> bool:
@@ -116,10 +132,27 @@ def tick_values(axis: Axis, values: Num[np.ndarray, " axis"], log: bool) -> None
         axis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
     elif not log and values.dtype.kind in "iu":
         axis.set_major_locator(MaxNLocator(integer=True))
+    elif log:
+        log_ticks(axis)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Sets the labels of a matplotlib axis on a log scale.
+
+    Args:
+      axis: an x or y axis whose scale is set, or a colour bar's long axis.
+    """
+    axis.set_major_formatter(_LogFormatter())
+    axis.set_minor_formatter(_LogFormatter())
 
 
 def add_color_bar(
-    figure: Figure, mappable, panels: list[Axes], label: str, values: np.ndarray | None = None
+    figure: Figure,
+    mappable: ScalarMappable,
+    panels: list[Axes],
+    label: str,
+    values: np.ndarray | None = None,
+    extend: str = "neither",
 ) -> Colorbar:
     """Adds one colour bar for all panels, at their right.
 
@@ -129,14 +162,18 @@ def add_color_bar(
       panels: the panels it is for.
       label: its label.
       values: the values of a sweep axis, to put ticks at where they are few.
+      extend: the ends beyond which there are values: "neither", "min", "max" or "both".
 
     Returns:
       The colour bar.
     """
-    bar = figure.colorbar(mappable, ax=panels, label=label, aspect=30, pad=0.02)
+    bar = figure.colorbar(mappable, ax=panels, label=label, aspect=30, pad=0.02, extend=extend)
     bar.outline.set_visible(False)
-    if values is not None and len(values) <= _MAX_FIXED_TICKS:
-        tick_values(bar.ax.yaxis, values, isinstance(mappable.norm, LogNorm))
+    log = isinstance(mappable.norm, LogNorm)
+    if values is not None:
+        tick_values(bar.ax.yaxis, values, log)
+    elif log:
+        log_ticks(bar.ax.yaxis)
     return bar
 
 
@@ -169,6 +206,7 @@ def add_panels(figure: Figure, titles: list[str], x_label: str, y_label: str) ->
     """
     columns = min(len(titles), _MAX_COLUMNS)
     rows = -(-len(titles) // columns)
+    figure.get_layout_engine().set(wspace=0.05, hspace=0.05)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for unused in grid.flat[len(titles) :]:
         unused.remove()

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from driftlab.plot.labels import step_label, variable_label
+
 if TYPE_CHECKING:
     import xarray
 
 SEED = "seed"
 STEP = "step"
 _VERDICT, _VERDICT_STEP = "verdict", "verdict_step"
-_DIMENSIONLESS = ("", "1", "dimensionless")
 
 
 class Point(NamedTuple):
@@ -124,9 +125,9 @@ def select(dataset: "xarray.Dataset", variable: str, axis: str) -> Selection:
         axis=axis_values[order],
         steps=steps[kept],
         points=points,
-        axis_label=_label(dataset[axis]),
-        step_label=_step_label(dataset[STEP]),
-        value_label=_label(dataset[variable]),
+        axis_label=variable_label(dataset[axis]),
+        step_label=step_label(dataset[STEP]),
+        value_label=variable_label(dataset[variable]),
     )
 
 
@@ -189,45 +190,6 @@ def majority_median(point: Point) -> Float[np.ndarray, "axis step"]:
     """
     most_died = dead_fraction(point.dead, point.missing) > 0.5
     return np.where(most_died, np.nan, median(point.values))
-
-
-def name_list(coordinates: Mapping[str, Any], with_axes: bool = True) -> str:
-    """A point's coordinates as text.
-
-    Args:
-      coordinates: axis name -> value.
-      with_axes: whether to name the axes too.
-
-    Returns:
-      "optimizer sgd, batch size 32", or "sgd, 32".
-    """
-    return ", ".join(
-        f"{axis.replace('_', ' ')} {number(value)}" if with_axes else number(value)
-        for axis, value in coordinates.items()
-    )
-
-
-def number(value: Any) -> str:
-    """A coordinate or a value as short text.
-
-    Args:
-      value: a number or a string.
-
-    Returns:
-      Four significant digits of a float; everything else as it is.
-    """
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _label(variable: "xarray.DataArray") -> str:
-    name = variable.attrs.get("long_name") or str(variable.name).replace("_", " ")
-    units = str(variable.attrs.get("units", ""))
-    return name if units in _DIMENSIONLESS else f"{name} ({units})"
-
-
-def _step_label(step: "xarray.DataArray") -> str:
-    counts_iterations = step.attrs.get("units", "iterations") == "iterations"
-    return "iteration k" if counts_iterations else _label(step)
 
 
 def _check(dataset: "xarray.Dataset", variable: str, axis: str) -> None:

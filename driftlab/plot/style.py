@@ -7,16 +7,12 @@ from collections.abc import Iterator
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 # Okabe & Ito (2008), without yellow (faint on white) and vermilion (near the red of divergence).
 LINE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", ":", "-.")
-DIVERGED_COLOR = "#B2182B"
-DIVERGED_BACKGROUND = "#E6E6E6"
-DIVERGED_HATCH = "////"
 MISSING_COLOR = "#A6A6A6"
 
 _PARAMETERS = {
@@ -85,32 +81,3 @@ def sequential() -> Colormap:
       A colour map that is legible as lines on white.
     """
     return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.94, 256)))
-
-
-def diverged_shares() -> Colormap:
-    """The colour scale of the share of seeds that diverged.
-
-    Returns:
-      White at 0, red at 1, and at every share between plainly neither white nor full red.
-    """
-    return LinearSegmentedColormap.from_list(
-        "diverged", [(0, "white"), (1e-3, "#FBD9CC"), (0.999, "#E88A74"), (1, DIVERGED_COLOR)], 1001
-    )
-
-
-def diverged_patch(label: str) -> Patch:
-    """A legend's entry for a region that stands for divergence.
-
-    Args:
-      label: the entry's text.
-
-    Returns:
-      The patch, which looks as the region does.
-    """
-    return Patch(
-        facecolor=DIVERGED_BACKGROUND,
-        edgecolor=DIVERGED_COLOR,
-        hatch=DIVERGED_HATCH,
-        linewidth=0,
-        label=label,
-    )

@@ -14,15 +14,20 @@ from driftlab.plot.axes import (
     add_panels,
     is_log_spaced,
     is_log_valued,
+    log_ticks,
     normalization,
     note,
     panel_size,
 )
-from driftlab.plot.selection import Point, Selection, majority_median, name_list, number, select
+from driftlab.plot.labels import name_list, number
+from driftlab.plot.selection import Point, Selection, majority_median, select
 from driftlab.plot.style import new_figure, sequential, style
 
 if TYPE_CHECKING:
     import xarray
+
+_THIN = 0.6
+_Crosses = tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]
 
 
 @style()
@@ -36,7 +41,7 @@ def curves(
     """A variable against the iteration, one curve a value of the axis, coloured by it.
 
     A curve is the median over the seeds that survive, and ends once more than half of them have
-    diverged. A cross marks the last good record of each lane that diverges, at its own value.
+    diverged. Each lane that diverges is drawn as well, thin, up to a cross at its last good record.
     Each point of the remaining axes has a panel.
 
     Args:
@@ -54,7 +59,8 @@ def curves(
     selection = select(dataset, variable, axis)
     medians = [majority_median(point) for point in selection.points]
     crosses = [_last_good_records(point, selection.steps) for point in selection.points]
-    drawn = np.concatenate([*(m.ravel() for m in medians), *(c[2] for c in crosses)])
+    lanes = [point.values[point.diverged].ravel() for point in selection.points]
+    drawn = np.concatenate([*(median.ravel() for median in medians), *lanes])
     colors = ScalarMappable(
         normalization(selection.axis, is_log_spaced(selection.axis)), sequential()
     )
@@ -64,32 +70,37 @@ def curves(
     panels = add_panels(figure, titles, selection.step_label, selection.value_label)
     if is_log_valued(drawn, variable):
         panels[0].set_yscale("log")
+        log_ticks(panels[0].yaxis)
     for panel, point, median, cross in zip(panels, selection.points, medians, crosses, strict=True):
         _draw(panel, selection, point, median, cross, colors)
     panels[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    margin = 0.04 * (selection.steps[-1] - selection.steps[0]) or 1
+    panels[0].set_xlim(selection.steps[0] - margin, selection.steps[-1] + margin)
 
     handles = []
+    seeds = selection.points[0].diverged.shape[1]
+    if seeds > 1:
+        label = f"median of {seeds} seeds"
+        handles.append(Line2D([], [], color="#333333", label=label))
     if len(selection.axis) > 1:
         add_color_bar(figure, colors, panels, selection.axis_label, selection.axis)
     else:
         label = f"{selection.axis_label} {number(selection.axis[0])}"
         handles.append(Line2D([], [], color=colors.to_rgba(selection.axis[0]), label=label))
-    if any(cross[0].size for cross in crosses):
-        label = "last good record of a lane that diverged"
-        handles.append(Line2D([], [], color="#333333", marker="x", mew=1.5, ls="none", label=label))
+    if any(cross[1].size for cross in crosses):
+        label = "a lane that diverged, up to its last good record"
+        handles.append(Line2D([], [], color="#333333", lw=_THIN, marker="x", mew=1.5, label=label))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
-def _last_good_records(
-    point: Point, steps: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each diverged lane with a good record: its axis index, step and value there."""
+def _last_good_records(point: Point, steps: np.ndarray) -> _Crosses:
+    """For each diverged lane with a good record: its (axis, seed) index, step and value there."""
     good = np.isfinite(point.values)
     index, seed = np.nonzero(point.diverged & good.any(-1))
     last = good.shape[-1] - 1 - np.argmax(good[index, seed, ::-1], axis=-1)
-    return index, steps[last], point.values[index, seed, last]
+    return (index, seed), steps[last], point.values[index, seed, last]
 
 
 def _draw(
@@ -97,7 +108,7 @@ def _draw(
     selection: Selection,
     point: Point,
     median: np.ndarray,
-    cross: tuple[np.ndarray, np.ndarray, np.ndarray],
+    cross: _Crosses,
     colors: ScalarMappable,
 ) -> None:
     for value, curve in zip(selection.axis, median, strict=True):
@@ -106,11 +117,20 @@ def _draw(
             selection.steps[finite],
             curve[finite],
             color=colors.to_rgba(value),
-            linewidth=1.2,
+            linewidth=1.4,
             marker="o" if finite.sum() == 1 else None,
             markersize=4,
         )
-    index, step, value = cross
+    (index, seed), step, value = cross
+    for i, s in zip(index, seed, strict=True):
+        good = np.isfinite(point.values[i, s])
+        panel.plot(
+            selection.steps[good],
+            point.values[i, s, good],
+            color=colors.to_rgba(selection.axis[i]),
+            linewidth=_THIN,
+            zorder=1.9,
+        )
     panel.scatter(
         step,
         value,

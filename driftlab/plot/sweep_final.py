@@ -11,25 +11,33 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from driftlab.plot.axes import cell_edges, is_log_spaced, is_log_valued, note, tick_values
+from driftlab.plot.axes import (
+    cell_edges,
+    is_log_spaced,
+    is_log_valued,
+    log_ticks,
+    note,
+    tick_values,
+)
+from driftlab.plot.divergence import (
+    DIVERGED_COLOR,
+    diverged_patch,
+    diverged_shares,
+    draw_strip,
+    shade,
+)
+from driftlab.plot.labels import name_list, number
 from driftlab.plot.selection import (
     Selection,
     dead_fraction,
     final_values,
     median,
-    name_list,
-    number,
     select,
 )
 from driftlab.plot.style import (
-    DIVERGED_BACKGROUND,
-    DIVERGED_COLOR,
-    DIVERGED_HATCH,
     LINE_COLORS,
     LINE_STYLES,
     MISSING_COLOR,
-    diverged_patch,
-    diverged_shares,
     new_figure,
     style,
 )
@@ -66,7 +74,7 @@ def final_value(
 
     Lanes that diverged have no final value. The line is the median over the seeds that survive,
     drawn where no more than half diverged; the strip below shows the share that did, a row a
-    line, and is left out where no lane diverged. Where every lane did, the panel is hatched.
+    line, and is left out where all survived. Where every lane did, the panel is hatched.
     Each point of the remaining axes is a line.
 
     Args:
@@ -97,23 +105,14 @@ def final_value(
     values = np.stack(finals)
     if is_log_valued(values, variable):
         panel.set_yscale("log")
-    if not np.isfinite(values).any():
-        note(panel, "every lane diverged" if strip is not None else "no value")
-        panel.set_yticks([])
+        log_ticks(panel.yaxis)
     shares = np.stack([line.diverged for line in lines])
-    all_diverged = (shares >= 1).all(0)
-    for first, last in _runs(all_diverged):
-        panel.axvspan(
-            edges[first],
-            edges[last],
-            facecolor=DIVERGED_BACKGROUND,
-            edgecolor=DIVERGED_COLOR,
-            hatch=DIVERGED_HATCH,
-            linewidth=0,
-            zorder=0.5,
-        )
+    if not np.isfinite(values).any():
+        note(panel, "every lane diverged" if (shares >= 1).all() else "no value")
+        panel.set_yticks([])
+    shade(panel, edges, (shares >= 1).all(0))
     if strip is not None:
-        _draw_strip(strip, edges, shares, lines)
+        draw_strip(strip, edges, shares, [line.name or "diverged" for line in lines])
     bottom = panel if strip is None else strip
     if log:
         panel.set_xscale("log")
@@ -157,8 +156,8 @@ def _line(selection: Selection, index: int, final: np.ndarray, direction: int) -
 
 
 def _layout(lines: Sequence[_Line], title: str | None) -> tuple[Figure, Axes, Axes | None]:
-    """The figure, its main panel, and the strip below where a lane diverged."""
-    if not any((line.diverged > 0).any() for line in lines):
+    """The figure, its main panel, and the strip below where a lane diverged or has not run."""
+    if all((line.diverged == 0).all() for line in lines):
         figure = new_figure(8.6, 4.4, title)
         return figure, figure.add_subplot(), None
     height = 0.12 + 0.22 * len(lines)
@@ -180,7 +179,7 @@ def _draw(panel: Axes, axis: np.ndarray, line: _Line) -> None:
         panel.scatter(
             np.repeat(axis, line.seeds.shape[1]),
             line.seeds.ravel(),
-            s=7,
+            s=9,
             color=line.color,
             alpha=0.45,
             linewidths=0,
@@ -206,29 +205,6 @@ def _draw(panel: Axes, axis: np.ndarray, line: _Line) -> None:
         )
 
 
-def _draw_strip(strip: Axes, edges: np.ndarray, shares: np.ndarray, lines: Sequence[_Line]) -> None:
-    rows = np.arange(len(lines) + 1)
-    strip.grid(False)
-    strip.set_facecolor(MISSING_COLOR)
-    strip.pcolormesh(
-        edges, rows, np.ma.masked_invalid(shares), cmap=diverged_shares(), vmin=0, vmax=1
-    )
-    strip.hlines(rows[1:-1], edges[0], edges[-1], color="white", linewidth=2)
-    strip.set_ylim(len(lines), 0)
-    strip.set_yticks(rows[:-1] + 0.5, [line.name or "diverged" for line in lines])
-    strip.tick_params(axis="y", length=0)
-    if len(lines) > 1:
-        strip.set_title("share of lanes that diverged", loc="left", fontsize=10)
-    for spine in strip.spines.values():
-        spine.set_visible(True)
-
-
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """The runs of true flags, as (first, one past the last)."""
-    changes = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
-    return [(int(a), int(b)) for a, b in changes.reshape(-1, 2)]
-
-
 def _legend(
     figure: Figure, selection: Selection, lines: Sequence[_Line], shares: np.ndarray
 ) -> None:
@@ -249,7 +225,7 @@ def _legend(
             handles.append(
                 Line2D([], [], color=line.color, marker="*", ms=11, linestyle="none", label=label)
             )
-    if seeds > 1:
+    if seeds > 1 and np.isfinite([line.median for line in lines]).any():
         color = lines[0].color if len(lines) == 1 else "#555555"
         handles.append(Patch(color=color, alpha=0.25, linewidth=0, label="quartiles over seeds"))
         handles.append(
@@ -257,11 +233,12 @@ def _legend(
         )
     if ((shares > 0) & (shares < 1)).any():
         handles.append(Patch(facecolor=diverged_shares()(0.5), label="some seeds diverged"))
-    if (shares >= 1).any():
-        label = "all seeds diverged" if seeds > 1 else "diverged"
+    label = "all seeds diverged" if seeds > 1 else "diverged"
+    if (shares >= 1).any() and len(lines) > 1:
         handles.append(Patch(facecolor=DIVERGED_COLOR, label=label))
+        label = "no lane survived"
     if (shares >= 1).all(0).any():
-        handles.append(diverged_patch("no lane survived"))
+        handles.append(diverged_patch(label))
     if np.isnan(shares).any():
         handles.append(Patch(facecolor=MISSING_COLOR, label="not run"))
     title = ", ".join(selection.points[0].coordinates).replace("_", " ") or None

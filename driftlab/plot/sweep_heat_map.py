@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -21,13 +22,11 @@ from driftlab.plot.axes import (
     step_edges,
     tick_values,
 )
-from driftlab.plot.selection import Selection, dead_fraction, majority_median, name_list, select
+from driftlab.plot.divergence import HATCHED, diverged_patch
+from driftlab.plot.labels import name_list
+from driftlab.plot.selection import Selection, dead_fraction, majority_median, select
 from driftlab.plot.style import (
-    DIVERGED_BACKGROUND,
-    DIVERGED_COLOR,
-    DIVERGED_HATCH,
     MISSING_COLOR,
-    diverged_patch,
     new_figure,
     sequential,
     style,
@@ -48,7 +47,8 @@ def heat_map(
     """The median over surviving seeds, as an image of the axis against the iteration.
 
     Where more than half the seeds have diverged there is no value but a hatched region. Each
-    point of the remaining axes has a panel; all panels share one colour scale.
+    point of the remaining axes has a panel; all panels share one colour scale, which spans the
+    values where runs survive: the last values before divergence may lie beyond its ends.
 
     Args:
       dataset: a sweep's result.
@@ -65,16 +65,18 @@ def heat_map(
     selection = select(dataset, variable, axis)
     medians = [majority_median(point) for point in selection.points]
     values = np.stack(medians)
-    norm = normalization(values, is_log_valued(values, variable, decades=0.0))
+    died = np.stack([dead_fraction(point.dead, point.missing) > 0.5 for point in selection.points])
+    # What a run reaches on its way to divergence would leave the others no colours.
+    surviving = values[~died.any(-1)]
+    scaled = surviving if np.isfinite(surviving).any() else values
+    norm = normalization(scaled, is_log_valued(values, variable, decades=0.0))
     log = is_log_spaced(selection.axis)
 
     figure = new_figure(*panel_size(len(medians)), title)
     titles = [name_list(point.coordinates) for point in selection.points]
     panels = add_panels(figure, titles, selection.step_label, selection.axis_label)
-    meshes, died = [], []
-    for panel, point, median in zip(panels, selection.points, medians, strict=True):
-        dead = dead_fraction(point.dead, point.missing) > 0.5
-        died.append(dead)
+    meshes = []
+    for panel, point, median, dead in zip(panels, selection.points, medians, died, strict=True):
         meshes.append(_draw(panel, selection, median, dead, norm, log))
         if point.missing.all():
             note(panel, "not run")
@@ -84,18 +86,26 @@ def heat_map(
     panels[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
     if np.isfinite(values).any():
-        add_color_bar(figure, meshes[0], panels, selection.value_label)
+        add_color_bar(
+            figure, meshes[0], panels, selection.value_label, extend=_extend(values, norm)
+        )
     handles = []
-    if np.stack(died).any():
+    if died.any():
         seeds = selection.points[0].diverged.shape[1]
         handles.append(
             diverged_patch("more than half the seeds diverged" if seeds > 1 else "diverged")
         )
-    if (~np.isfinite(values) & ~np.stack(died)).any():
+    if (~np.isfinite(values) & ~died).any():
         handles.append(Patch(facecolor=MISSING_COLOR, label="no record"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+def _extend(values: np.ndarray, norm: Normalize) -> str:
+    """At which ends values lie beyond the colour scale, as a colour bar calls it."""
+    below, above = bool((values < norm.vmin).any()), bool((values > norm.vmax).any())
+    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
 
 
 def _draw(
@@ -105,7 +115,7 @@ def _draw(
     dead: np.ndarray,
     norm: Normalize,
     log: bool,
-):
+) -> QuadMesh:
     """One panel; returns its image. Once dead, a row stays so: its region is one bar."""
     across, along = step_edges(selection.steps), cell_edges(selection.axis, log)
     panel.grid(False)
@@ -119,10 +129,7 @@ def _draw(
             np.repeat(along, 2)[1:-1],
             np.repeat(across[first_dead], 2),
             across[-1],
-            facecolor=DIVERGED_BACKGROUND,
-            edgecolor=DIVERGED_COLOR,
-            hatch=DIVERGED_HATCH,
-            linewidth=0,
+            **HATCHED,
         )
     panel.set_xlim(across[0], across[-1])
     panel.set_ylim(along[0], along[-1])

@@ -49,6 +49,7 @@ class Engine:
             sum(len(lanes) for _, lanes in self.shares) * plan.schedule.steps, progress
         )
         self.seconds = 0.0
+        self.compile_seconds = 0.0
         self.call_bytes = 0
 
     def run(self) -> "xarray.Dataset":
@@ -105,7 +106,9 @@ class Engine:
 
         def chunks(lanes: int) -> Chunks:
             if lanes not in compiled:
+                began = time.monotonic()
                 compiled[lanes] = compile_chunks(program, hparams, keys, lanes, plan.devices)
+                self.compile_seconds += time.monotonic() - began
                 self.call_bytes = max(self.call_bytes, compiled[lanes].call_bytes)
             return compiled[lanes]
 
@@ -209,6 +212,7 @@ class Engine:
         return {
             "status": status,
             "wall_seconds": self.seconds + time.monotonic() - self.started,
+            "compile_seconds": self.compile_seconds,
             "call_bytes": self.call_bytes,
         }
 

@@ -1,6 +1,5 @@
 """The axes of a sweep: numeric lane axes (vmapped) and static axes (one program each)."""
 
-import difflib
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
@@ -159,18 +158,3 @@ def _check_distinct(name: str, values: Iterable[Hashable]) -> None:
         if value in seen:
             raise ValueError(f"axis {name!r} holds {value!r} more than once.")
         seen.add(value)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence offering the known names nearest to a misspelt one.
-
-    Args:
-      name: what was asked for.
-      known: what exists.
-
-    Returns:
-      "did you mean ...?", or the list of names where none is near.
-    """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."

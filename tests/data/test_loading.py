@@ -86,7 +86,7 @@ def test_too_many_examples_says_how_many_there_are():
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(ValueError, match="'fashion-mnist'; did you mean fashion_mnist"):
+    with pytest.raises(ValueError, match="'fashion-mnist': did you mean fashion_mnist"):
         data.load("fashion-mnist")
     with pytest.raises(ValueError, match="normalization='standardise'.*standard, unit"):
         data.load("digits", normalization="standardise")

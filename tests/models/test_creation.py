@@ -40,8 +40,8 @@ def test_initialize_returns_bare_params_that_follow_the_key():
 @pytest.mark.parametrize(
     ("name", "attributes", "message"),
     [
-        ("resnt", {}, "'resnt'; did you mean resnet"),
-        ("zzz", {}, "did you mean mlp or cnn"),
+        ("resnt", {}, "'resnt': did you mean resnet"),
+        ("zzz", {}, "known: cnn, deep_linear"),
         ("mlp", {"width": 3, "widths": (3,)}, "does not take width; its attributes are widths"),
         ("mlp", {}, "'mlp' needs widths"),
     ],

@@ -1,0 +1,1 @@
+"""One thin binary a published result, and what they share (`flags`, `report`)."""

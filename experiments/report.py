@@ -1,0 +1,114 @@
+"""What an experiment leaves behind: figures, summary.json, report.md, a table on the screen."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from driftlab import plot
+from driftlab.sweep.folder import SUMMARY, write_json
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    dataset: "xarray.Dataset",
+    tables: Mapping[str, Rows],
+    figures: Mapping[str, "Figure"],
+    summary: Mapping[str, Any],
+) -> None:
+    """Writes `figures/*.png`, `summary.json` and a `report.md` that embeds the figures.
+
+    Each file is written to a temporary name and renamed.
+
+    Args:
+      folder: the run's folder.
+      title: the report's heading.
+      dataset: the run's result; its attrs say where and how it ran.
+      tables: heading -> rows; rows share their columns.
+      figures: file name without ending -> figure.
+      summary: what `summary.json` holds.
+    """
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        plot.save(figure, folder / "figures" / f"{name}.png")
+    write_json(folder / SUMMARY, summary)
+    environment = json.loads(dataset.attrs["environment"])
+    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    lines = [
+        f"# {title}",
+        "",
+        f"- command: `{' '.join(environment['command'])}`",
+        f"- devices: {', '.join(environment['devices'])}; lanes: {dataset.attrs['lanes']}",
+        f"- wall time: {dataset.attrs['wall_seconds']:.1f} s",
+        f"- versions: {versions}; revision {environment['git']}",
+        "",
+    ]
+    for heading, rows in tables.items():
+        lines += [f"## {heading}", "", *markdown_table(rows), ""]
+    for name in figures:
+        label = name.replace("_", " ")
+        lines += [f"## {label[0].upper()}{label[1:]}", "", f"![{label}](figures/{name}.png)", ""]
+    config = json.dumps(json.loads(dataset.attrs["config"])["config"], indent=2)
+    lines += ["## Config", "", "```json", config, "```", ""]
+    report = folder / "report.md"
+    temporary = report.with_name(f"report.md.partial-{os.getpid()}")
+    temporary.write_text("\n".join(lines))
+    temporary.replace(report)
+
+
+def markdown_table(rows: Rows) -> list[str]:
+    """Rows as the lines of a Markdown table.
+
+    Args:
+      rows: name -> value each, all with the first row's names.
+
+    Returns:
+      The lines; none for no rows.
+    """
+    if not rows:
+        return []
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    return lines + ["| " + " | ".join(cell(row[name]) for name in names) + " |" for row in rows]
+
+
+def print_table(title: str, rows: Rows) -> None:
+    """Shows rows on the screen.
+
+    Args:
+      title: the table's heading.
+      rows: name -> value each, all with the first row's names.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row.values()))
+    # Where there is no terminal to measure, a table is not to be cut at 80 columns.
+    Console(width=None if os.isatty(1) else 120).print(table)
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: numbers to four digits, None as a dash.
+
+    Args:
+      value: a string, number, None or sequence of these.
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return " .. ".join(cell(part) for part in value)
+    return str(value)

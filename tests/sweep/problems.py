@@ -1,0 +1,58 @@
+"""Small problems that the sweep's tests share; also imported by the scripts they start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import driftlab
+
+
+def quadratic(hparams, key):
+    """Gradient descent on x^T diag(10, 1) x / 2 from (1, 1): diverges beyond lr = 0.2."""
+    del key
+    eigenvalues = jnp.array([10.0, 1.0])
+    objective = driftlab.Objective(lambda x, batch: jnp.sum(eigenvalues * x**2) / 2)
+    return driftlab.descent(optax.sgd(hparams["learning_rate"]), objective), jnp.ones(2)
+
+
+def mlp(hparams, key):
+    """Momentum on minibatches of a 5-7-3 tanh network on 64 examples, made from the lane's key."""
+    rng = np.random.RandomState(0)
+    dtype = jnp.result_type(float)
+    inputs = rng.standard_normal((64, 5)).astype(dtype)
+    labels = rng.randint(0, 3, 64)
+    first, second = jax.random.split(key)
+    params = {
+        "first": jax.random.normal(first, (5, 7)) / 2,
+        "bias": jnp.zeros(7),
+        "second": jax.random.normal(second, (7, 3)) / 2,
+    }
+
+    def loss(params, batch):
+        inputs, labels = batch
+        hidden = jnp.tanh(inputs @ params["first"] + params["bias"][None])
+        logits = hidden @ params["second"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    objective = driftlab.Objective(loss, (inputs, labels), driftlab.shuffled_epochs(16))
+    momentum = hparams.get("momentum", 0.9)
+    return driftlab.descent(optax.sgd(hparams["learning_rate"], momentum), objective), params
+
+
+def parameters(snapshot):
+    """A vector measure: theta_k."""
+    return jax.flatten_util.ravel_pytree(snapshot.params)[0]
+
+
+MEASURES = (*driftlab.measures.DEFAULT, parameters)
+
+
+def assert_same_bits(first, second, variables=None):
+    """Every variable of two datasets has the same type and bits (NaN equals NaN)."""
+    names = variables or sorted(set(first.data_vars) | set(second.data_vars))
+    assert names
+    for name in names:
+        a, b = first[name].values, second[name].values
+        assert a.dtype == b.dtype, name
+        np.testing.assert_array_equal(a, b, err_msg=name)
