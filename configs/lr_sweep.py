@@ -6,17 +6,18 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # The data set (driftlab.data.names()), how many of its images (0: all), and its encoding.
+    # The data set (driftlab.data.names()), how many training examples (0: all), the label encoding:
+    # classes, one_hot, binary (+-1; halves of the classes) or binary:a,b (two classes).
     config.data = "digits"
     config.train_size = 0
     config.normalization = "standard"
-    config.labels = "classes"
+    config.labels = "one_hot"
 
     # The model (driftlab.models.names()) and its arguments, as key=value,key=value.
     config.model = "mlp"
     config.model_args = "widths=(64,),activation='relu'"
     # cross_entropy, squared_error, logistic, or module:function of your own, apply -> loss.
-    config.loss = "cross_entropy"
+    config.loss = "squared_error"
 
     # full_batch, with_replacement, shuffled_epochs or fixed_order.
     config.sampling = "shuffled_epochs"
@@ -30,8 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Further lane axes of the optimiser's arguments: "weight_decay=1e-4:1e-1:4;b1=0.8,0.9".
     config.axes = ""
 
-    config.steps = 3000
-    config.record_every = 50
+    config.steps = 4000
+    config.record_every = 25
     # Whole-data losses and accuracies at every n-th record.
     config.evaluate_every = 4
     # A lane has diverged once its loss exceeds its first one by this many times.

@@ -75,10 +75,10 @@ def select(dataset: "xarray.Dataset", variable: str, axis: str) -> Selection:
     Raises:
       ValueError: if the dataset lacks the variable or the axis, or they are of the wrong kind.
     """
-    _check(dataset, variable, axis)
-    names = (variable, _VERDICT, _VERDICT_STEP)
     import xarray
 
+    _check(dataset, variable, axis)
+    names = (variable, _VERDICT, _VERDICT_STEP)
     arrays = xarray.broadcast(*(dataset[name] for name in names))
     repetition = SEED
     if axis == SEED or SEED not in arrays[0].dims:

@@ -5,7 +5,7 @@ import pytest
 import xarray
 
 
-def make_sweep(values, verdict_step=None, axes=None, variable="loss", steps=None, attrs=None):
+def _make_sweep(values, verdict_step=None, axes=None, variable="loss", steps=None, attrs=None):
     """A sweep's dataset.
 
     Args:
@@ -35,7 +35,7 @@ def make_sweep(values, verdict_step=None, axes=None, variable="loss", steps=None
 
 
 @pytest.fixture
-def sweep():
+def sweep(make_sweep):
     """Three learning rates, four seeds, five records: at 0.1 one seed diverges at iteration 25,
     at 1.0 three do, at 5, 15 and 25."""
     learning_rate = np.array([0.01, 0.1, 1.0])[:, None, None]
@@ -53,6 +53,18 @@ def sweep():
     return dataset
 
 
-def texts(legend):
+def _texts(legend):
     """A legend's entries."""
     return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.fixture
+def make_sweep():
+    """Makes a sweep's dataset."""
+    return _make_sweep
+
+
+@pytest.fixture
+def texts():
+    """Lists a legend's entries."""
+    return _texts

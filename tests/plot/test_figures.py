@@ -7,7 +7,6 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
-from conftest import make_sweep
 from matplotlib.figure import Figure
 
 from driftlab import plot
@@ -15,7 +14,27 @@ from driftlab import plot
 FIGURES = [plot.final_value, plot.curves, plot.heat_map]
 
 
-def odd_sweeps():
+ODD_SWEEPS = [
+    "one learning rate, one seed",
+    "one lane that diverges",
+    "no seed axis",
+    "one record",
+    "all diverged",
+    "all diverged at once",
+    "nothing run",
+    "one of two run",
+    "negative values",
+    "zero values",
+    "negative axis",
+    "integer axis",
+    "many integers",
+    "seed as the axis",
+    "one record, at 0, of the survivors",
+]
+
+
+@pytest.fixture
+def odd_sweeps(make_sweep):
     """Name -> (dataset, axis)."""
     one = {"learning_rate": [0.1], "seed": [0]}
     rates, seeds = np.geomspace(0.01, 1, 3), [0, 1]
@@ -59,26 +78,26 @@ def odd_sweeps():
 
 
 @pytest.mark.parametrize("function", FIGURES)
-@pytest.mark.parametrize("name", odd_sweeps())
-def test_odd_sweeps_are_drawn(function, name):
-    dataset, axis = odd_sweeps()[name]
+@pytest.mark.parametrize("name", ODD_SWEEPS)
+def test_odd_sweeps_are_drawn(function, name, odd_sweeps):
+    dataset, axis = odd_sweeps[name]
     figure = function(dataset, "loss", axis)
     assert isinstance(figure, Figure)
     figure.canvas.draw()
 
 
 @pytest.mark.parametrize("name", ["all diverged", "all diverged at once"])
-def test_a_figure_without_a_final_value_says_why(name):
-    dataset, axis = odd_sweeps()[name]
+def test_a_figure_without_a_final_value_says_why(name, odd_sweeps):
+    dataset, axis = odd_sweeps[name]
     panel, strip = plot.final_value(dataset, "loss", axis).axes
     assert [text.get_text() for text in panel.texts] == ["every lane diverged"]
     np.testing.assert_array_equal(strip.collections[0].get_array(), [[1, 1, 1]])
-    panel = plot.final_value(odd_sweeps()["nothing run"][0], "loss").axes[0]
+    panel = plot.final_value(odd_sweeps["nothing run"][0], "loss").axes[0]
     assert [text.get_text() for text in panel.texts] == ["no value"]
 
 
-def test_few_values_are_the_ticks():
-    dataset, axis = odd_sweeps()["integer axis"]
+def test_few_values_are_the_ticks(odd_sweeps):
+    dataset, axis = odd_sweeps["integer axis"]
     figure = plot.final_value(dataset, "loss", axis)
     figure.draw_without_rendering()
     panel = figure.axes[0]
@@ -86,8 +105,8 @@ def test_few_values_are_the_ticks():
     assert panel.get_xscale() == "log"
 
 
-def test_many_integers_have_integer_ticks():
-    dataset, axis = odd_sweeps()["many integers"]
+def test_many_integers_have_integer_ticks(odd_sweeps):
+    dataset, axis = odd_sweeps["many integers"]
     panel = plot.final_value(dataset, "loss", axis).axes[0]
     assert panel.get_xscale() == "linear"
     assert all(float(tick).is_integer() for tick in panel.get_xticks())
@@ -109,7 +128,8 @@ def test_nothing_overlaps_in_a_drawn_figure(sweep):
         box = legend.get_window_extent()
         for panel in figure.axes:
             assert not box.overlaps(panel.get_tightbbox())
-        assert box.x1 <= figure.bbox.x1 and box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0
 
 
 def test_settings_and_pyplot_are_left_alone(sweep):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import make_sweep
 
 from driftlab.plot.selection import dead_fraction, final_values, majority_median, median, select
 
@@ -67,7 +66,7 @@ def test_final_values_of_a_run_in_progress_are_all_at_the_same_step(sweep):
     assert np.isfinite(final[1, 0])
 
 
-def test_records_without_a_value_are_left_out_but_not_those_after_divergence():
+def test_records_without_a_value_are_left_out_but_not_those_after_divergence(make_sweep):
     values = np.ones((2, 2, 5))
     values[..., [1, 3]] = np.nan
     sparse = make_sweep(values, axes={"learning_rate": [0.1, 1.0], "seed": [0, 1]})
@@ -94,7 +93,7 @@ def test_nonfinite_lanes_have_diverged(sweep):
     )
 
 
-def test_other_axes_make_points_in_order():
+def test_other_axes_make_points_in_order(make_sweep):
     axes = {"optimizer": ["sgd", "adam"], "learning_rate": [0.1, 1.0], "momentum": [0.0, 0.9]}
     dataset = make_sweep(np.arange(24.0).reshape(2, 2, 2, 3), axes=axes)
     points = select(dataset, "loss", "learning_rate").points
@@ -107,7 +106,7 @@ def test_other_axes_make_points_in_order():
     np.testing.assert_array_equal(points[1].values[:, 0], dataset.loss.values[0, :, 1])
 
 
-def test_the_extra_dimension_of_a_measure_makes_points():
+def test_the_extra_dimension_of_a_measure_makes_points(make_sweep):
     dataset = make_sweep(np.ones((2, 3)), [-1, 10], {"learning_rate": [0.1, 1.0]})
     dataset["spectrum"] = (
         ("learning_rate", "step", "spectrum_0"),
@@ -145,7 +144,7 @@ def test_refuses_unknown_names_and_lists_the_known(sweep, variable, axis, messag
         select(sweep, variable, axis)
 
 
-def test_refuses_an_axis_of_strings():
+def test_refuses_an_axis_of_strings(make_sweep):
     axes = {"optimizer": ["sgd", "adam"], "learning_rate": [0.1, 1.0]}
     dataset = make_sweep(np.ones((2, 2, 3)), axes=axes)
     with pytest.raises(ValueError, match="'optimizer' does not hold numbers.*learning_rate"):

@@ -1,7 +1,6 @@
 """The curves figure: medians, colours, and where diverged lanes end."""
 
 import numpy as np
-from conftest import make_sweep, texts
 from matplotlib.colors import LogNorm
 
 from driftlab.plot import curves
@@ -49,7 +48,7 @@ def test_colour_follows_the_axis_on_a_log_scale(sweep):
     assert [t.get_text() for t in bar.get_yticklabels()] == ["0.01", "0.1", "1"]
 
 
-def test_labels_scale_and_legend(sweep):
+def test_labels_scale_and_legend(sweep, texts):
     figure = curves(sweep, "loss")
     panel = figure.axes[0]
     assert panel.get_xlabel() == "iteration k"
@@ -61,7 +60,7 @@ def test_labels_scale_and_legend(sweep):
     ]
 
 
-def test_sparse_records_join_up():
+def test_sparse_records_join_up(make_sweep):
     values = np.arange(1.0, 31.0).reshape(3, 2, 5)
     values[..., [1, 2, 3]] = np.nan
     panel = curves(make_sweep(values, variable="evaluation_loss"), "evaluation_loss").axes[0]
@@ -70,7 +69,7 @@ def test_sparse_records_join_up():
     np.testing.assert_allclose(y, [3.5, 7.5])
 
 
-def test_one_panel_a_point_in_at_most_three_columns():
+def test_one_panel_a_point_in_at_most_three_columns(make_sweep):
     axes = {"optimizer": ["a", "b", "c", "d"], "learning_rate": [0.1, 1.0]}
     values = np.arange(1.0, 25.0).reshape(4, 2, 3)
     figure = curves(make_sweep(values, axes=axes), "loss")
@@ -82,14 +81,14 @@ def test_one_panel_a_point_in_at_most_three_columns():
     assert [bool(panel.get_xlabel()) for panel in panels] == [False, True, True, True]
 
 
-def test_a_single_learning_rate_is_named_in_the_legend():
+def test_a_single_learning_rate_is_named_in_the_legend(make_sweep, texts):
     dataset = make_sweep(np.ones((1, 1, 3)), axes={"learning_rate": [0.1], "seed": [0]})
     figure = curves(dataset, "loss")
     assert len(figure.axes) == 1
     assert texts(figure.legends[0]) == ["learning rate 0.1"]
 
 
-def test_a_lane_without_a_good_record_has_no_cross_but_is_told_of():
+def test_a_lane_without_a_good_record_has_no_cross_but_is_told_of(make_sweep):
     dataset = make_sweep(np.ones((2, 3)), [0, 0], {"learning_rate": [0.1, 1.0]})
     panel = curves(dataset, "loss").axes[0]
     assert len(panel.collections[0].get_offsets()) == 0

@@ -1,7 +1,6 @@
 """The heat map: cells, edges, colours, and the hatched region."""
 
 import numpy as np
-from conftest import make_sweep, texts
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import LogNorm, Normalize
 
@@ -34,7 +33,7 @@ def test_edges_are_geometric_across_learning_rates(sweep):
     assert panel.get_yscale() == "log"
 
 
-def test_hatched_region_is_where_more_than_half_the_seeds_diverged(sweep):
+def test_hatched_region_is_where_more_than_half_the_seeds_diverged(sweep, texts):
     figure = heat_map(sweep, "loss")
     (region,) = hatched(figure.axes[0])
     paths = region.get_paths()
@@ -49,13 +48,13 @@ def test_hatched_region_is_where_more_than_half_the_seeds_diverged(sweep):
     assert texts(figure.legends[0]) == ["more than half the seeds diverged"]
 
 
-def test_no_region_nor_legend_where_every_lane_survived():
+def test_no_region_nor_legend_where_every_lane_survived(make_sweep):
     figure = heat_map(make_sweep(np.ones((3, 2, 4))), "loss")
     assert not hatched(figure.axes[0])
     assert not figure.legends
 
 
-def test_the_colour_scale_spans_what_survivors_reach():
+def test_the_colour_scale_spans_what_survivors_reach(make_sweep):
     values = np.array([[1.0, 0.5, 0.1], [1.0, 0.2, 0.01], [1.0, 1e6, 1e9]])
     dataset = make_sweep(values, [-1, -1, 15], {"learning_rate": [0.01, 0.1, 1.0]})
     figure = heat_map(dataset, "loss")
@@ -66,14 +65,14 @@ def test_the_colour_scale_spans_what_survivors_reach():
     assert figure.axes[1].get_ylabel() == "loss"
 
 
-def test_colours_are_linear_where_values_are_not_positive_or_an_accuracy():
+def test_colours_are_linear_where_values_are_not_positive_or_an_accuracy(make_sweep):
     values = np.linspace(-1, 1, 24).reshape(3, 2, 4)
     assert type(mesh_of(heat_map(make_sweep(values), "loss").axes[0]).norm) is Normalize
     dataset = make_sweep(values + 1.1, variable="accuracy")
     assert type(mesh_of(heat_map(dataset, "accuracy").axes[0]).norm) is Normalize
 
 
-def test_one_panel_a_point_on_one_colour_scale():
+def test_one_panel_a_point_on_one_colour_scale(make_sweep):
     axes = {"optimizer": ["a", "b"], "learning_rate": [0.1, 1.0, 10.0]}
     values = np.arange(1.0, 25.0).reshape(2, 3, 4)
     first, second, _ = heat_map(make_sweep(values, axes=axes), "loss").axes
@@ -82,7 +81,7 @@ def test_one_panel_a_point_on_one_colour_scale():
     assert (first.get_ylabel(), second.get_ylabel()) == ("learning rate", "")
 
 
-def test_lanes_not_run_have_a_legend_entry(sweep):
+def test_lanes_not_run_have_a_legend_entry(sweep, texts):
     sweep["verdict"][0] = "missing"
     sweep["loss"][0] = np.nan
     figure = heat_map(sweep, "loss")

@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from driftlab.sweep.checkpoint import Checkpoints, final_params
+from driftlab.sweep.lane import Lane
+
+
+@pytest.fixture
+def lanes():
+    params = {"w": np.arange(6.0).reshape(3, 2), "b": np.ones((3, 1), jnp.bfloat16)}
+    inner = (params["w"] + 1, np.arange(3, dtype=np.int32))
+    return Lane(
+        params, inner, (params, inner), params, np.ones(3), np.int8([0, 1, 0]), np.int32([-1, 4, -1])
+    )
+
+
+def assert_same(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_round_trip_keeps_the_newest(tmp_path, lanes):
+    checkpoints = Checkpoints(tmp_path, 0)
+    template = jax.tree.map(np.zeros_like, lanes)
+    assert checkpoints.restore(template) is None
+    checkpoints.save(9, lanes)
+    checkpoints.save(10, lanes._replace(initial_value=np.full(3, 2.0)))
+    record, restored = checkpoints.restore(template)
+    checkpoints.close()
+    assert record == 10
+    assert_same(restored, lanes._replace(initial_value=np.full(3, 2.0)))
+    assert all(leaf.flags.writeable for leaf in jax.tree.leaves(restored))
+    assert [path.name for path in (tmp_path / "block-0000").iterdir()] == ["record-00000010"]
+
+
+@pytest.mark.parametrize("leftover", ["record-00000012", "final"])
+def test_what_a_killed_save_leaves_is_ignored_and_cleared(tmp_path, lanes, leftover):
+    checkpoints = Checkpoints(tmp_path, 0)
+    checkpoints.save(10, lanes)
+    half = tmp_path / "block-0000" / f"{leftover}.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "data").write_text("half")
+    assert not checkpoints.finished
+    record, restored = checkpoints.restore(lanes)
+    assert record == 10
+    assert_same(restored, lanes)
+    checkpoints.save(12, lanes)
+    assert checkpoints.restore(lanes)[0] == 12
+    checkpoints.close()
+    assert [path.name for path in (tmp_path / "block-0000").iterdir()] == ["record-00000012"]
+
+
+def test_a_save_over_an_older_one_of_the_same_record(tmp_path, lanes):
+    # A resumed run may stop again before its next record.
+    checkpoints = Checkpoints(tmp_path, 0)
+    checkpoints.save(3, lanes)
+    checkpoints.save(3, lanes)
+    assert checkpoints.restore(lanes)[0] == 3
+    checkpoints.close()
+
+
+def test_final_params_block_by_block(tmp_path, lanes):
+    for block in range(2):
+        checkpoints = Checkpoints(tmp_path / "checkpoints", block)
+        checkpoints.save(3, lanes)
+        checkpoints.finish({"w": lanes.params["w"] + block})
+        assert checkpoints.finished
+        checkpoints.close()
+    first, second = final_params(tmp_path)
+    np.testing.assert_array_equal(first["w"], lanes.params["w"])
+    np.testing.assert_array_equal(second["w"], lanes.params["w"] + 1)
+
+
+def test_final_params_of_a_bare_array(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 0)
+    checkpoints.finish(np.arange(4.0))
+    checkpoints.close()
+    np.testing.assert_array_equal(final_params(tmp_path)[0], np.arange(4.0))
+
+
+def test_no_final_params(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has the sweep finished"):
+        final_params(tmp_path)
