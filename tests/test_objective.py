@@ -29,8 +29,14 @@ def wide(params, batch):
 
 class TestBatch:
     def test_full_batch_is_the_data_itself(self):
-        data = (INPUTS, LABELS)
-        assert Objective(squared_error, data).batch(KEY, jnp.int32(9)) is data
+        objective = Objective(squared_error, (INPUTS, LABELS))
+        assert objective.batch(KEY, jnp.int32(9)) is objective.data
+        np.testing.assert_array_equal(objective.data[0], INPUTS)
+
+    def test_data_are_on_the_device_once(self):
+        objective = Objective(squared_error, (INPUTS, LABELS), evaluation_data=(INPUTS, LABELS))
+        for leaf in jax.tree.leaves((objective.data, objective.evaluation_data)):
+            assert isinstance(leaf, jax.Array)
 
     @pytest.mark.parametrize("rule", [with_replacement(4), shuffled_epochs(4), fixed_order(4)])
     def test_holds_the_same_examples_of_every_array(self, rule):
@@ -57,14 +63,12 @@ class TestBatch:
         np.testing.assert_allclose(objective.value(PARAMS, ()), (5.25, 5.25))
 
     def test_without_data_nothing_can_be_drawn_in_batches(self):
-        objective = Objective(squared_norm, sampling=shuffled_epochs(1))
-        with pytest.raises(ValueError, match="batch_size is 1, .* only 0 examples"):
-            objective.batch(KEY, jnp.int32(0))
+        with pytest.raises(ValueError, match=r"batch_size is 1, .* only 0 examples"):
+            Objective(squared_norm, sampling=shuffled_epochs(1))
 
     def test_batch_larger_than_the_data_is_refused(self):
-        objective = Objective(squared_error, (INPUTS, LABELS), fixed_order(8))
-        with pytest.raises(ValueError, match="batch_size is 8, .* only 7 examples"):
-            objective.batch(KEY, jnp.int32(0))
+        with pytest.raises(ValueError, match=r"batch_size is 8, .* only 7 examples"):
+            Objective(squared_error, (INPUTS, LABELS), fixed_order(8))
 
 
 class TestSize:
@@ -74,13 +78,16 @@ class TestSize:
     def test_of_arrays_that_differ(self):
         data = {"inputs": INPUTS, "labels": LABELS[:6]}
         with pytest.raises(ValueError, match=r"Objective\.data .*inputs.*\(7, 3\).*\(6,\)"):
-            _ = Objective(squared_error, data).size
+            Objective(squared_error, data)
 
-    # FAILS at b5eb522 for the Python number: AttributeError (no .shape); use jnp.shape(leaf).
+    def test_of_evaluation_data_that_differ(self):
+        with pytest.raises(ValueError, match=r"Objective\.evaluation_data"):
+            Objective(squared_error, (), evaluation_data=(INPUTS, LABELS[:6]))
+
     @pytest.mark.parametrize("scalar", [np.float64(1.0), jnp.ones(()), 1.0])
     def test_of_a_scalar(self, scalar):
         with pytest.raises(ValueError, match=r"needs the same leading axis.*\(\)"):
-            _ = Objective(squared_error, (INPUTS, scalar)).size
+            Objective(squared_error, (INPUTS, scalar))
 
     def test_of_a_bare_array_names_it(self):
         with pytest.raises(ValueError, match=r"held_out.*\(array\)"):
@@ -165,9 +172,12 @@ class TestRegularized:
             squared_error, self.data, fixed_order(2), self.data, {"error": squared_error}
         )
         penalized = regularized(objective, squared_norm)
-        assert penalized._replace(regularizer=None) == objective
+        for field in ("loss", "sampling", "metrics"):
+            assert getattr(penalized, field) is getattr(objective, field)
+        for field in ("data", "evaluation_data"):
+            for kept, given in zip(getattr(penalized, field), self.data, strict=True):
+                np.testing.assert_array_equal(kept, given)
 
 
-def test_objectives_do_not_share_mutable_defaults():
-    with pytest.raises(TypeError):
-        Objective(squared_norm).metrics["new"] = squared_norm
+def test_objectives_share_no_defaults():
+    assert Objective(squared_norm).metrics is not Objective(squared_norm).metrics

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -29,6 +30,11 @@ def permutations(size, count, seed=0):
     return np.asarray(one(keys))
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def values_at(key, positions, size):
+    return permuted(key, positions, size)
+
+
 def p_value_of_uniformity(counts):
     """Pearson's chi-squared test of equal probabilities."""
     return stats.chisquare(counts).pvalue
@@ -50,15 +56,15 @@ class TestPermuted:
         np.testing.assert_array_equal(np.sort(permutations(size, 1)[0]), np.arange(size))
 
     def test_a_position_does_not_depend_on_the_others(self):
-        whole = permuted(KEY, jnp.arange(97), 97)
-        some = permuted(KEY, jnp.array([96, 3, 3]), 97)
+        whole = values_at(KEY, jnp.arange(97), 97)
+        some = values_at(KEY, jnp.array([96, 3, 3]), 97)
         np.testing.assert_array_equal(some, whole[jnp.array([96, 3, 3])])
         assert some.dtype == jnp.int32
 
     def test_large_sizes_stay_within_range(self):
         size = 2**31 - 1
         positions = jnp.array([0, 1, size // 2, size - 2, size - 1])
-        values = np.asarray(permuted(KEY, positions, size), np.int64)
+        values = np.asarray(values_at(KEY, positions, size), np.int64)
         assert len(set(values)) == 5
         assert ((values >= 0) & (values < size)).all()
 
@@ -77,7 +83,7 @@ class TestPermuted:
         assert p_value_of_uniformity(counts) > LEVEL
 
     # FAILS at b5eb522 for 7 (p = 1e-7): see above.
-    @pytest.mark.parametrize("size", [7, 13, 40, 300])
+    @pytest.mark.parametrize("size", [7, 13, 40])
     def test_every_value_is_equally_likely_at_every_position(self, size):
         drawn = permutations(size, 40_000, seed=1)
         expected = len(drawn) / size
@@ -88,13 +94,13 @@ class TestPermuted:
 
     # FAILS at b5eb522 for 7 and 12 (p < 1e-50): see above.
     @pytest.mark.parametrize("size", [7, 12, 40])
-    @pytest.mark.parametrize("second", [1, 2, -1])
-    def test_pairs_of_positions_are_independent(self, size, second):
+    def test_pairs_of_positions_are_independent(self, size):
         drawn = permutations(size, 200_000, seed=2)
-        pairs = np.bincount(drawn[:, 0] * size + drawn[:, second], minlength=size**2)
-        pairs = pairs.reshape(size, size)
-        assert not np.diag(pairs).any()
-        assert p_value_of_uniformity(pairs[~np.eye(size, dtype=bool)]) > LEVEL
+        for second in (1, 2, -1):
+            pairs = np.bincount(drawn[:, 0] * size + drawn[:, second], minlength=size**2)
+            pairs = pairs.reshape(size, size)
+            assert not np.diag(pairs).any()
+            assert p_value_of_uniformity(pairs[~np.eye(size, dtype=bool)]) > LEVEL
 
     # FAILS at b5eb522 for 9 and 15 (odd x odd rows and columns: every round is even).
     @pytest.mark.parametrize("size", [8, 9, 15])
@@ -107,7 +113,7 @@ class TestPermuted:
         """Neighbouring keys (of neighbouring epochs) agree as often as chance has it."""
         size = 100
         keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(2001))
-        drawn = np.asarray(jax.vmap(lambda key: permuted(key, jnp.arange(size), size))(keys))
+        drawn = np.asarray(jax.vmap(lambda key: values_at(key, jnp.arange(size), size))(keys))
         agreements = (drawn[1:] == drawn[:-1]).sum(1)
         # The number of fixed points of a random permutation: mean 1, variance 1.
         assert abs(agreements.mean() - 1) < 5 / math.sqrt(2000)
@@ -191,14 +197,15 @@ class TestEveryRule:
         rule, size = make(4), 23
         steps = jnp.arange(12)
         together = indices_of(rule, size, steps)
-        backwards = [rule.indices(KEY, step, size) for step in steps[::-1]]
+        one = jax.jit(lambda step: rule.indices(KEY, step, size))
+        backwards = [one(step) for step in steps[::-1]]
         np.testing.assert_array_equal(together, np.stack(backwards)[::-1])
         np.testing.assert_array_equal(together, indices_of(make(4), size, steps))
 
     def test_keys_under_vmap(self, make):
         rule, keys = make(4), jax.random.split(KEY, 3)
-        many = jax.jit(jax.vmap(lambda key: rule.indices(key, jnp.int32(7), 23)))(keys)
-        alone = [rule.indices(key, jnp.int32(7), 23) for key in keys]
+        one = jax.jit(lambda key: rule.indices(key, jnp.int32(7), 23))
+        many, alone = jax.vmap(one)(keys), [one(key) for key in keys]
         np.testing.assert_array_equal(many, np.stack(alone))
 
     # FAILS at b5eb522 for with_replacement: randint draws 64-bit integers under x64. It should

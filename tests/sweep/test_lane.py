@@ -96,12 +96,12 @@ def test_float32_verdicts(float32):
 def test_a_dead_lane_is_frozen_at_its_last_good_record(tmp_path):
     dataset = sweep(
         descend(lambda x: 5 * x * x), Grid({"learning_rate": [0.1, 0.5, 1e30]}), 47, out=tmp_path,
-        measures=[theta], record_every=3, **QUIET,
+        measures=[theta], record_every=2, **QUIET,
     )  # fmt: skip
     (final,) = final_params(tmp_path)
     records = dataset.theta.values
     assert final[0] == records[0, -1]
-    assert final[1] == records[1][np.isfinite(records[1])][-1] == 4.0**3 * -1
+    assert final[1] == records[1][np.isfinite(records[1])][-1] == 16.0
     assert final[2] == 1.0
 
 
@@ -206,7 +206,7 @@ def test_every_leaves_nan_between_and_records_the_last(lanes):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_low_precision_parameters(tmp_path, dtype):
     dataset = sweep(
-        descend(lambda x: (x * x).sum(), [1.0, 2.0], dtype), Grid({"learning_rate": [0.25, 9.0]}),
+        descend(lambda x: (x * x).sum(), [1.0, 2.0], dtype), Grid({"learning_rate": [0.25, 2.0]}),
         6, measures=[loss, theta], out=tmp_path, **QUIET,
     )  # fmt: skip
     np.testing.assert_array_equal(dataset.theta.values[0, :, 0].astype(float), 0.5 ** np.arange(7))

@@ -1,0 +1,45 @@
+# Needs Python 3.11 or 3.12 and nothing else: every target sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS ?= test
+OUT ?= runs/lr_sweep
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep test lint bench docs reproduce clean
+
+help:  ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed-$(EXTRAS)  ## Makes .venv with driftlab and its tools (EXTRAS=test,bench,...)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else \
+	  "driftlab needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + \
+	  "; use make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@
+
+sweep: setup  ## The main job: 64 learning rates x 4 seeds on digits (OUT=folder)
+	$(BIN)/python -m experiments.lr_sweep --out=$(OUT)
+
+test: setup  ## All tests
+	$(BIN)/python -m pytest -n 2 --dist=worksteal
+
+lint: setup  ## Format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench:  ## driftlab beside its peers, in one run (an hour); results go to docs/results
+	@$(MAKE) setup EXTRAS=test,bench
+	$(BIN)/python -m benchmarks.sweep --out=docs/results/sweep.md
+	$(BIN)/python -m benchmarks.convolution
+
+docs:  ## Builds the site into site/
+	@$(MAKE) setup EXTRAS=test,docs
+	$(BIN)/mkdocs build --strict
+
+clean:  ## Removes .venv and what was built
+	rm -rf $(VENV) site dist build
