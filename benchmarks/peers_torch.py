@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import torch
 from torch.nn import functional
 
@@ -9,6 +10,12 @@ from benchmarks.timing import Peer
 from benchmarks.workload import Workload, initial_lanes, learning_rates
 
 DEFAULT_THREADS = torch.get_num_threads()
+
+
+def device() -> str:
+    """Where torch runs: beside JAX, on the GPU if both have one, else on the CPU."""
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
 
 
 def eager(workload: Workload, lanes: int, threads: int, device: str = "cpu") -> Peer:

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 _GEMM_SIZE = 2048
 _MOST_STEPS = 1_000_000
+# A difference of two runs counts if it is at least this share of the longer one.
+_LEAST_SHARE = 0.05
+_TRIES = 10
 
 
 class Seconds(NamedTuple):
@@ -86,14 +89,20 @@ def steady_rate(peer: Peer, steps: int, lanes: int) -> tuple[float, float]:
 
     Returns:
         Lane-steps per second of wall and of processor time.
+
+    Raises:
+        RuntimeError: if other jobs' noise drowns the difference again and again.
     """
-    long = measure(peer.run, steps)
-    done = steps * lanes
-    if peer.compiles_inside:
-        short = measure(peer.run, 1)
-        long = Seconds(*(max(a - b, 1e-6) for a, b in zip(long, short, strict=True)))
-        done -= lanes
-    return done / long.wall, done / max(long.cpu, 1e-6)
+    if not peer.compiles_inside:
+        spent = measure(peer.run, steps)
+        return steps * lanes / spent.wall, steps * lanes / spent.cpu
+    done = (steps - 1) * lanes
+    for _ in range(_TRIES):
+        short, long = measure(peer.run, 1), measure(peer.run, steps)
+        spent = Seconds(long.wall - short.wall, long.cpu - short.cpu)
+        if min(spent.wall / long.wall, spent.cpu / long.cpu) > _LEAST_SHARE:
+            return done / spent.wall, done / spent.cpu
+    raise RuntimeError(f"the machine is too busy to time {peer.name!r}: {spent} out of {long}")
 
 
 def choose_steps(peer: Peer, seconds: float) -> int:

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -64,7 +64,10 @@ def define_config(default: str) -> Any:
       The flag's holder.
     """
     path = Path(__file__).parent.parent / "configs" / default
-    return config_flags.DEFINE_config_file("config", str(path), "The config file.")
+    try:
+        return config_flags.DEFINE_config_file("config", str(path), "The config file.")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _refuse_config(error)  # ml_collections applies overrides of the default file at once
 
 
 def run(main: Callable[[], None]) -> None:
@@ -98,7 +101,21 @@ def run(main: Callable[[], None]) -> None:
             print(f"{name}: {error}{notes}", file=sys.stderr)
             sys.exit(EXIT_ERROR)
 
-    app.run(framed)
+    app.run(framed, flags_parser=_parse)
+
+
+def _parse(arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _refuse_config(error)
+
+
+def _refuse_config(error: Exception) -> NoReturn:
+    """Ends the program: a field that the config lacks, or a value of another type."""
+    message = str(error.args[0] if error.args else repr(error)).replace("\n", " ")
+    print(f"{Path(sys.argv[0]).stem}: --config: {message}", file=sys.stderr)
+    sys.exit(EXIT_ERROR)
 
 
 def override(config: Any) -> Any:
@@ -222,7 +239,8 @@ def _prepare_jax() -> None:
     if PLATFORM.value:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(PLATFORM.value, PLATFORM.value))
     if DEVICES.value and PLATFORM.value in (None, "cpu"):
-        jax.config.update("jax_num_cpu_devices", DEVICES.value)
+        # Devices made of one CPU share its cores. With an accelerator this changes nothing.
+        jax.config.update("jax_num_cpu_devices", min(DEVICES.value, os.cpu_count() or 1))
     jax.config.update("jax_enable_x64", X64.value)
     folder = COMPILATION_CACHE.value
     if folder is None:

@@ -18,9 +18,8 @@ RECORD_BYTES = 1 + 3 * 32 * 32
 OFFICIAL_RECORDS = 10_000
 
 HOW_TO_GET = (
-    "Unpack the binary version, cifar-10-binary.tar.gz of "
-    "https://www.cs.toronto.edu/~kriz/cifar.html, in a folder and name that folder with "
-    "--data_dir, data_dir= or the environment variable DRIFTLAB_DATA_DIR."
+    "Unpack the binary version, cifar-10-binary.tar.gz of Krizhevsky's CIFAR-10 page at the "
+    "University of Toronto, in a folder and name that folder with --data_dir, data_dir= or the environment variable DRIFTLAB_DATA_DIR."
 )
 
 

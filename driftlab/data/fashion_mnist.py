@@ -23,7 +23,7 @@ CHECKSUMS = {
 HOW_TO_GET = (
     "On Debian and Ubuntu `apt-get install dataset-fashion-mnist` installs them where they are "
     "found by themselves. Otherwise put the files of "
-    "https://github.com/zalandoresearch/fashion-mnist in a folder and name it with --data_dir, "
+    "the Fashion-MNIST repository of Zalando Research in a folder and name it with --data_dir, "
     "data_dir= or the environment variable DRIFTLAB_DATA_DIR."
 )
 

@@ -1,11 +1,14 @@
 """Checkpoints of a sweep's lanes, by orbax: written whole or not at all."""
 
+import logging
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
+
+from driftlab.sweep.strategy import tree_bytes
 
 FINAL = "final"
 
@@ -69,8 +72,25 @@ class Checkpoints:
         return int(names[-1].removeprefix("record-")), jax.tree.map(np.array, lanes)
 
     def _save(self, name: str, tree: PyTree) -> None:
-        self._checkpointer.save(self.folder / name, tree, force=True)
-        self._checkpointer.wait_until_finished()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(self.folder).free, tree_bytes(tree)
+        if free < needed:
+            raise OSError(
+                f"checkpoint {name} needs {needed / 2**20:.1f} MiB, the disk has "
+                f"{free / 2**20:.1f} MiB left"
+            )
+        # Orbax logs a failed write with its traceback, then raises; the exception is enough.
+        logger = logging.getLogger("absl")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            self._checkpointer.save(self.folder / name, tree, force=True)
+            self._checkpointer.wait_until_finished()
+        except ValueError as error:  # tensorstore's, for every failure to write
+            reason = str(error).rsplit(": ", 1)[-1]
+            raise OSError(f"checkpoint {name}: {reason}") from error
+        finally:
+            logger.setLevel(level)
         for path in self._entries():
             if path.name != name:
                 shutil.rmtree(path)

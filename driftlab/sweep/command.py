@@ -33,3 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"driftlab merge: {error}")
     sizes = ", ".join(f"{name} {size}" for name, size in dataset.sizes.items())
     print(f"merged into {parsed.out}: {sizes}")
+
+
+if __name__ == "__main__":
+    main()

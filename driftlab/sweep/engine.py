@@ -199,7 +199,7 @@ class Engine:
         seconds: float,
     ) -> None:
         steps = self.plan.schedule.record_steps
-        done = int(steps[record - 1] - steps[max(record - count - 1, 0)])
+        done = int(steps[min(record, self.num_records - 1)] - steps[record - count])
         verdicts = self.records.verdict
         dead = int((verdicts > OK).sum())
         total = sum(len(share) for _, share in self.shares)

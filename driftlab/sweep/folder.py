@@ -72,15 +72,9 @@ def opened(folder: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         config (the differing fields are named), or is in use by another process.
     """
     identity = json.loads(json.dumps(identity, default=str))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")  # noqa: SIM115 (held until the run ends)
-    except OSError as error:
-        raise FolderError(
-            f"cannot write in the output folder {folder} ({error.strerror}); choose another one "
-            "with --out."
-        ) from None
-    with lock:
+    refuse_unusable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -91,14 +85,34 @@ def opened(folder: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         if config.exists():
             _refuse_other(folder, read_json(config)["run"], identity)
         else:
-            foreign = sorted(p.name for p in folder.iterdir() if not _ours(p.name))
-            if foreign:
-                raise FolderError(
-                    f"the output folder {folder} is not empty and holds no run ({foreign[:5]}); "
-                    "use an empty or new folder."
-                )
             write_json(config, {"run": identity, "environment": environment()})
         yield folder
+
+
+def refuse_unusable(folder: Path) -> None:
+    """Refuses a folder that no run can be written in; changes nothing.
+
+    Args:
+      folder: the run's folder, there or not.
+
+    Raises:
+      FolderError: if it cannot be written, or holds something that is not a run.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise FolderError(
+            f"cannot write in the output folder {folder} ({existing} is not a writable folder); "
+            "choose another one."
+        )
+    if folder.exists() and not (folder / CONFIG).exists():
+        foreign = sorted(path.name for path in folder.iterdir() if not _ours(path.name))
+        if foreign:
+            raise FolderError(
+                f"the output folder {folder} is not empty and holds no run ({foreign[:5]}); use "
+                "an empty or new folder."
+            )
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -115,8 +115,8 @@ def _devices(devices: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ..
         return tuple(devices)
     if not 1 <= devices <= len(available):
         raise ValueError(
-            f"devices={devices}, but JAX sees {len(available)} ({available[0].platform}). On a CPU "
-            "more can be made with the flag --devices of a binary, or jax_num_cpu_devices."
+            f"devices={devices}, but JAX sees {len(available)} ({available[0].platform}); a CPU can "
+            "be made into as many as it has cores by a binary's --devices, or jax_num_cpu_devices."
         )
     return tuple(available[:devices])
 

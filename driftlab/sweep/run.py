@@ -9,7 +9,15 @@ import jax
 
 from driftlab.measures import DEFAULT, Measure
 from driftlab.sweep.engine import Engine
-from driftlab.sweep.folder import CONFIG, PROGRESS, FolderError, environment, opened, read_json
+from driftlab.sweep.folder import (
+    CONFIG,
+    PROGRESS,
+    FolderError,
+    environment,
+    opened,
+    read_json,
+    refuse_unusable,
+)
 from driftlab.sweep.grid import Grid
 from driftlab.sweep.lane import Build
 from driftlab.sweep.launch import WHOLE, Shard, is_finished
@@ -74,6 +82,8 @@ def sweep(
       FolderError: if the folder cannot be used (a ValueError that says why).
       Interrupted: after SIGTERM or SIGINT, with everything on disk.
     """
+    if out is not None:  # before a minute is spent on tracing
+        refuse_unusable(Path(out))
     plan = make_plan(
         build, grid, steps, measures, record_every, lanes, devices, seed, divergence_factor,
         compact, shard,

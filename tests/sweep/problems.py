@@ -35,9 +35,30 @@ def mlp(hparams, key):
         logits = hidden @ params["second"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    objective = driftlab.Objective(loss, (inputs, labels), driftlab.shuffled_epochs(16))
+    objective = driftlab.Objective(loss, (inputs, labels), driftlab.with_replacement(16))
     momentum = hparams.get("momentum", 0.9)
-    return driftlab.descent(optax.sgd(hparams["learning_rate"], momentum), objective), params
+    rate = hparams.get("learning_rate", 0.05)
+    return driftlab.descent(optax.sgd(rate, momentum), objective), params
+
+
+def mortal(hparams, key):
+    """Gradient descent on all 64 examples, of a lane that dies at about step `life`.
+
+    A parameter beside the network grows to 1000 in that time and then makes the loss infinite.
+    """
+    _, params = mlp(hparams, key)
+    dynamics, _ = mlp(hparams, key)
+    network = dynamics.observe(dynamics.init(params, key)).objective
+    growth = jnp.expm1(jnp.log(1000.0) / hparams["life"]) / 0.1
+
+    def loss(params, batch):
+        size = jax.lax.stop_gradient(params["size"])
+        pull = growth * (size * size - params["size"] * size)  # 0, with gradient -growth * size
+        return network.loss(params["network"], batch) + pull + jnp.where(size > 1000, jnp.inf, 0)
+
+    objective = driftlab.Objective(loss, network.data)
+    params = {"network": params, "size": jnp.ones(())}
+    return driftlab.descent(optax.sgd(0.1), objective), params
 
 
 def parameters(snapshot):
@@ -45,7 +66,7 @@ def parameters(snapshot):
     return jax.flatten_util.ravel_pytree(snapshot.params)[0]
 
 
-MEASURES = (*driftlab.measures.DEFAULT, parameters)
+MEASURES = (driftlab.measures.loss, driftlab.measures.gradient_norm, parameters)
 
 
 def assert_same_bits(first, second, variables=None):

@@ -12,7 +12,13 @@ def lanes():
     params = {"w": np.arange(6.0).reshape(3, 2), "b": np.ones((3, 1), jnp.bfloat16)}
     inner = (params["w"] + 1, np.arange(3, dtype=np.int32))
     return Lane(
-        params, inner, (params, inner), params, np.ones(3), np.int8([0, 1, 0]), np.int32([-1, 4, -1])
+        params,
+        inner,
+        (params, inner),
+        params,
+        np.ones(3),
+        np.int8([0, 1, 0]),
+        np.int32([-1, 4, -1]),
     )
 
 

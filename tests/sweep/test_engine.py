@@ -181,15 +181,14 @@ def test_compaction_under_vmap_is_deterministic(problems, monkeypatch):
     assert (found[0].verdict.values == full.verdict.values).mean() > 0.8
 
 
-def test_raw_and_typed_keys_in_the_optimisers_state(problems, tmp_path, monkeypatch):
+def test_keys_in_the_optimisers_state(problems, tmp_path, monkeypatch):
     def build(hparams, key):
         objective = driftlab.Objective(lambda x, batch: (x * x).sum())
-        key = jax.random.key(1) if hparams["keys"] == "typed" else jax.random.PRNGKey(1)
-        noise = optax.add_noise(1e-3, 0.55, key)
+        noise = optax.add_noise(1e-3, 0.55, jax.random.key(1, impl=hparams["impl"]))
         tx = optax.chain(noise, optax.sgd(hparams["learning_rate"]))
         return driftlab.descent(tx, objective), jnp.ones(3)
 
-    grid = Grid({"learning_rate": [0.1, 0.2, 1e9, 0.3, 1e8]}, {"keys": ["raw", "typed"]})
+    grid = Grid({"learning_rate": [0.1, 0.2, 1e9, 0.3, 1e8]}, {"impl": ["threefry2x32", "rbg"]})
     options = {"measures": [problems.parameters], "lanes": "map", "devices": 1, **QUIET}
     plain = sweep(build, grid, 30, compact=False, **options)
     monkeypatch.setattr(engine, "_SEGMENT_SECONDS", 0.0)

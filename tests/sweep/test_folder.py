@@ -41,8 +41,9 @@ def test_the_same_identity_reopens_another_is_refused_by_field(tmp_path):
 
 def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(FolderError, match=r"not empty and holds no run.*thesis"), opened(
-        tmp_path, IDENTITY
+    with (
+        pytest.raises(FolderError, match=r"not empty and holds no run.*thesis"),
+        opened(tmp_path, IDENTITY),
     ):
         pass
     assert os.listdir(tmp_path) == ["thesis.tex"]
@@ -51,8 +52,9 @@ def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(FolderError, match="cannot write in the output folder"), opened(
-            folder, IDENTITY
+        with (
+            pytest.raises(FolderError, match="cannot write in the output folder"),
+            opened(folder, IDENTITY),
         ):
             pass
 
@@ -84,8 +86,9 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path):
         text=True,
     ) as process:
         assert process.stdout.readline() == "open\n"
-        with pytest.raises(FolderError, match="another process is writing"), opened(
-            tmp_path, IDENTITY
+        with (
+            pytest.raises(FolderError, match="another process is writing"),
+            opened(tmp_path, IDENTITY),
         ):
             pass
         process.kill()

@@ -110,4 +110,3 @@ def test_without_seeds_all_lanes_share_one_key():
     assert shared.shape == ()
     seeded = Grid({"seed": 1}).lane_keys(key)
     assert (jax.random.key_data(seeded[0]) == jax.random.key_data(shared)).all()
-

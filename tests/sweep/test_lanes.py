@@ -31,8 +31,8 @@ def compiled_chunks(problems, width, devices, texts=None, monkeypatch=None):
 
 
 def test_hoisted_constants_become_arguments():
-    data = np.arange(2000.0).reshape(40, 50)
-    more = jnp.ones(40)
+    data = np.arange(2000.0).reshape(40, 50) / 1e5
+    more = jnp.linspace(-1.0, 0.0, 40)
 
     def function(x, y):
         return jax.lax.fori_loop(0, 3, lambda i, z: jnp.tanh(data @ y["a"] + more + z), x)

@@ -59,4 +59,9 @@ def test_silence(capsys, monkeypatch):
 
 
 def test_durations():
-    assert [progress._duration(s) for s in (0, 59.6, 61, 3661)] == ["0:00", "1:00", "1:01", "1:01:01"]
+    assert [progress._duration(s) for s in (0, 59.6, 61, 3661)] == [
+        "0:00",
+        "1:00",
+        "1:01",
+        "1:01:01",
+    ]

@@ -208,7 +208,10 @@ def named(name):
         ({"divergence_factor": float("nan")}, "divergence_factor must be"),
         ({"shard": "0/3"}, "a shard is k/n"),
         ({"shard": "2/9", "lanes": "map"}, "3 chunks of lanes, too few for 9 shards"),
-        ({"measures": [driftlab.measures.loss, twice]}, r"more than one measure records \['loss'\]"),
+        (
+            {"measures": [driftlab.measures.loss, twice]},
+            r"more than one measure records \['loss'\]",
+        ),
         ({"measures": [named("learning_rate")]}, "learning_rate"),
         ({"measures": [named("step")]}, "step"),
         ({"measures": [named("verdict")]}, "verdict"),
@@ -274,38 +277,19 @@ def test_no_measures(problems):
     assert dataset.verdict.values.tolist() == ["ok", "ok", "diverged"]
 
 
-class Bomb:
-    """Sends this process a signal when the engine has made some segments."""
-
-    def __init__(self, monkeypatch, number, segment):
-        advance, self.calls = engine.Fleet.advance, 0
-
-        def counted(fleet, first, count):
-            self.calls += 1
-            if self.calls == segment:
-                os.kill(os.getpid(), number)
-            return advance(fleet, first, count)
-
-        monkeypatch.setattr(engine.Fleet, "advance", counted)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_after_the_segment_and_the_run_continues(
-    problems, tmp_path, monkeypatch, number
+    problems, tmp_path, signal_at, number
 ):
-    monkeypatch.setattr(engine, "_SEGMENT_SECONDS", 0.0)
     whole = sweep(problems.quadratic, GRID, 20, **QUIET)
-    with monkeypatch.context() as patch:
-        bomb = Bomb(patch, number, 4)
-        with pytest.raises(Interrupted, match=f"stopped by {number.name}.*continues it"):
-            sweep(problems.quadratic, GRID, 20, out=tmp_path, **QUIET)
-        assert bomb.calls == 4
+    calls = signal_at(number, 4)
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}.*continues it"):
+        sweep(problems.quadratic, GRID, 20, out=tmp_path, **QUIET)
+    assert len(calls) == 4
     assert read_json(tmp_path / PROGRESS)["status"] == "interrupted"
     partial = open_run(tmp_path)
     assert partial.attrs["status"] == "interrupted"
-    np.testing.assert_array_equal(
-        partial.loss.values[:2, :4], whole.loss.values[:2, :4]
-    )
+    np.testing.assert_array_equal(partial.loss.values[:2, :4], whole.loss.values[:2, :4])
     assert np.isnan(partial.loss.values[:, 4:]).all()
     assert partial.verdict.values.tolist() == ["ok", "ok", "diverged"]
     resumed = sweep(problems.quadratic, GRID, 20, out=tmp_path, **QUIET)
@@ -313,26 +297,22 @@ def test_a_signal_stops_after_the_segment_and_the_run_continues(
     xarray.testing.assert_equal(open_run(tmp_path), resumed)
 
 
-def test_a_signal_without_a_folder_says_that_nothing_was_kept(problems, monkeypatch):
-    monkeypatch.setattr(engine, "_SEGMENT_SECONDS", 0.0)
-    Bomb(monkeypatch, signal.SIGTERM, 2)
+def test_a_signal_without_a_folder_says_that_nothing_was_kept(problems, signal_at):
+    signal_at(signal.SIGTERM, 2)
     with pytest.raises(Interrupted, match="nothing was kept"):
         sweep(problems.quadratic, GRID, 20, **QUIET)
 
 
-def test_a_signal_during_the_last_segment_does_not_throw_the_result_away(problems, monkeypatch):
-    monkeypatch.setattr(engine, "_SEGMENT_SECONDS", 0.0)
-    Bomb(monkeypatch, signal.SIGTERM, 6)
+def test_a_signal_during_the_last_segment_does_not_throw_the_result_away(problems, signal_at):
+    signal_at(signal.SIGTERM, 6)
     dataset = sweep(problems.quadratic, GRID, 5, **QUIET)
     assert dataset.attrs["status"] == "finished"
 
 
-def test_no_threads_are_left_behind(problems, tmp_path, monkeypatch):
-    sweep(problems.quadratic, GRID, 20, out=tmp_path / "warm", **QUIET)
-    monkeypatch.setattr(engine, "_SEGMENT_SECONDS", 0.0)
-    before = {thread for thread in threading.enumerate()}
-    Bomb(monkeypatch, signal.SIGTERM, 4)
+def test_no_threads_are_left_behind(problems, tmp_path, signal_at):
+    before = set(threading.enumerate())
+    signal_at(signal.SIGTERM, 4)
     with pytest.raises(Interrupted):
         sweep(problems.quadratic, GRID, 20, out=tmp_path / "run", **QUIET)
-    pools = [t for t in set(threading.enumerate()) - before if "ThreadPool" in t.name]
-    assert pools == []
+    pools = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in pools if name.startswith("ThreadPoolExecutor")}
