@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks import fresh, peers_jax, throughput, workload
+from benchmarks import fresh, throughput, workload
 from benchmarks.report import Report, header
 
 SECTIONS = ("throughput", "measures", "first_result", "memory", "cores", "calibration")
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     sizes = [int(size) for size in _SIZES.value]
     repeats, seconds = _REPEATS.value, _SECONDS.value
     if _QUICK.value:
-        sizes, repeats, seconds = [size for size in sizes if size <= 8], 1, 0.2
+        sizes, repeats, seconds = [size for size in sizes if size <= 8] or [8], 2, 0.5
     middle = min(64, max(sizes))
     on_cpu = jax.default_backend() == "cpu"
     if not on_cpu:  # neither side in TensorFloat-32

@@ -100,7 +100,7 @@ def measures(
             ),
         ]  # fmt: skip
         # Twice as long as elsewhere: a difference of a few percent is looked for.
-        rates = compare(peers, lanes, 2 * seconds, repeats)
+        rates = compare(peers, lanes, 2 * seconds, repeats, _RECORD_EVERY)
         bare, recorded = rates["bare"], rates["recorded"]
         costs = [bare.ratio(recorded, clock) - 1 for clock in _CLOCKS]
         rows.append([work.name, lanes, bare.median("wall"), recorded.median("wall")])

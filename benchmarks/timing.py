@@ -12,7 +12,7 @@ import jax.numpy as jnp
 _GEMM_SIZE = 2048
 _MOST_STEPS = 1_000_000
 # A difference of two runs counts if it is at least this share of the longer one.
-_LEAST_SHARE = 0.05
+_LEAST_SHARE = 0.2
 _TRIES = 10
 
 
@@ -105,33 +105,43 @@ def steady_rate(peer: Peer, steps: int, lanes: int) -> tuple[float, float]:
     raise RuntimeError(f"the machine is too busy to time {peer.name!r}: {spent} out of {long}")
 
 
-def choose_steps(peer: Peer, seconds: float) -> int:
+def choose_steps(peer: Peer, seconds: float, period: int = 1) -> int:
     """Warms a peer up and finds how many steps it does in a given time.
 
     Args:
         peer: the peer; what it has to compile is compiled afterwards.
         seconds: how long a measurement should take, beyond what is subtracted.
+        period: the steps beyond the first are a multiple of it.
 
     Returns:
         Steps: at least 2, and at least 4 where one of them is subtracted.
     """
     peer.run(1)
-    fixed = measure(peer.run, 1).wall if peer.compiles_inside else 0.0
+    fixed = min(_undisturbed(peer), _undisturbed(peer)) if peer.compiles_inside else 0.0
+    enough = max(0.15 * seconds, 0.5 * fixed)
     probe = 2
     while True:
         peer.run(probe)
-        spent = measure(peer.run, probe).wall - fixed
-        if spent > 0.15 * seconds or probe > _MOST_STEPS:
+        spent = _undisturbed(peer, probe) - fixed
+        if spent > enough or probe > _MOST_STEPS:
             break
         probe *= 8
-    steps = round(seconds * probe / max(spent, 1e-3))
-    steps = min(max(steps, 4 if peer.compiles_inside else 2), _MOST_STEPS)
+    wanted = min(seconds * probe / max(spent, 1e-3), _MOST_STEPS)
+    steps = 1 + period * max(3 if peer.compiles_inside else 1, round(wanted / period))
     if peer.compiles_inside:
         peer.run(steps)
     return steps
 
 
-def compare(peers: Sequence[Peer], lanes: int, seconds: float, repeats: int) -> dict[str, Rate]:
+def _undisturbed(peer: Peer, steps: int = 1) -> float:
+    """About the seconds of a run on an idle machine."""
+    spent = measure(peer.run, steps)
+    return min(spent) if jax.default_backend() == "cpu" else spent.wall
+
+
+def compare(
+    peers: Sequence[Peer], lanes: int, seconds: float, repeats: int, period: int = 1
+) -> dict[str, Rate]:
     """Measures peers in rounds, each peer once a round, so that noise hits all alike.
 
     Args:
@@ -139,12 +149,13 @@ def compare(peers: Sequence[Peer], lanes: int, seconds: float, repeats: int) -> 
         lanes: how many each advances.
         seconds: about how long a measurement takes.
         repeats: rounds.
+        period: as of `choose_steps`.
 
     Returns:
         Lane-steps a second by the peers' names, and operations a second of a matrix product
         measured in the same rounds by the name `product`.
     """
-    steps = [choose_steps(peer, seconds) for peer in peers]
+    steps = [choose_steps(peer, seconds, period) for peer in peers]
     gemm, gemm_flops = _matrix_product(max(0.2, seconds / 4))
     rows: dict[str, list[tuple[float, float]]] = {peer.name: [] for peer in peers}
     rows["product"] = []

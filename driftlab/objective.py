@@ -127,15 +127,15 @@ def batch_length(batch: Batch, name: str) -> int:
         jax.tree_util.keystr(path) or "(array)": tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
     }
-    lengths = {shape[0] if shape else None for shape in shapes.values()}
+    lengths = {shape[:1] for shape in shapes.values()}
     if not lengths:
         return 0
-    if len(lengths) > 1 or None in lengths:
+    if len(lengths) > 1 or () in lengths:
         raise ValueError(
             f"every array in {name} needs the same leading axis (one entry an example); "
             f"got shapes {shapes}."
         )
-    return lengths.pop()
+    return lengths.pop()[0]
 
 
 def _scalar(value: Any, name: str) -> Float[Array, ""]:

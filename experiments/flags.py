@@ -104,7 +104,7 @@ def run(main: Callable[[], None]) -> None:
     app.run(framed, flags_parser=_parse)
 
 
-def _parse(arguments: Sequence[str]) -> Sequence[str]:
+def _parse(arguments: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(arguments)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -113,7 +113,8 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
 
 def _refuse_config(error: Exception) -> NoReturn:
     """Ends the program: a field that the config lacks, or a value of another type."""
-    message = str(error.args[0] if error.args else repr(error)).replace("\n", " ")
+    message = str(error.args[0] if error.args else repr(error))
+    message = message.replace("\\'", "'").replace("\\n", " ").replace("'", "")
     print(f"{Path(sys.argv[0]).stem}: --config: {message}", file=sys.stderr)
     sys.exit(EXIT_ERROR)
 
@@ -241,6 +242,12 @@ def _prepare_jax() -> None:
     if DEVICES.value and PLATFORM.value in (None, "cpu"):
         # Devices made of one CPU share its cores. With an accelerator this changes nothing.
         jax.config.update("jax_num_cpu_devices", min(DEVICES.value, os.cpu_count() or 1))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ValueError(
+            f"--platform={PLATFORM.value}: JAX finds no such device ({error})."
+        ) from None
     jax.config.update("jax_enable_x64", X64.value)
     folder = COMPILATION_CACHE.value
     if folder is None:

@@ -2,8 +2,7 @@
 
     python -m experiments.lr_sweep
     python -m experiments.lr_sweep --optimizer=adam,sgd --learning_rates=1e-4:1:32 --seeds=3
-    python -m experiments.lr_sweep --config=configs/lr_sweep_small.py --config.model=lenet5 \
-        --config.model_args=
+    python -m experiments.lr_sweep --config=configs/lr_sweep_small.py --shard=1/4 --out=runs/mine
 
 Every learning rate and seed is a lane of one compiled program. The run's folder holds the
 metrics (metrics.zarr; driftlab.open_run), figures, report.md and summary.json. The same command
@@ -28,10 +27,10 @@ from driftlab.sweep.summary import divergence_rate, final, learning_rate_summary
 from experiments import flags, report
 
 if TYPE_CHECKING:
-    import ml_collections
     import xarray
 
 CONFIG = flags.define_config("lr_sweep.py")
+absl_flags.adopt_module_key_flags(flags)
 OPTIMIZER = absl_flags.DEFINE_string(
     "optimizer", None, "optax aliases or module:function, comma-separated. Overrides the config's."
 )
@@ -40,11 +39,11 @@ OPTIMIZER_ARGS = absl_flags.DEFINE_string(
 )
 
 
-def make_objective(config: "ml_collections.ConfigDict") -> tuple[driftlab.Objective, Callable]:
+def make_objective(config: Any) -> tuple[driftlab.Objective, Callable]:
     """The objective of a config, and how its model is initialised.
 
     Args:
-      config: see configs/lr_sweep.py.
+      config: an `ml_collections.ConfigDict` with the fields of configs/lr_sweep.py.
 
     Returns:
       `(objective, initialize)` with `initialize(key) -> params`.
@@ -90,11 +89,11 @@ def make_objective(config: "ml_collections.ConfigDict") -> tuple[driftlab.Object
     return objective, lambda key: models.initialize(model, key, train.inputs)
 
 
-def make_grid(config: "ml_collections.ConfigDict") -> driftlab.Grid:
+def make_grid(config: Any) -> driftlab.Grid:
     """The grid of a config: learning rates, further axes, seeds; optimisers if several.
 
     Args:
-      config: see configs/lr_sweep.py.
+      config: an `ml_collections.ConfigDict` with the fields of configs/lr_sweep.py.
 
     Returns:
       The grid.
@@ -113,11 +112,11 @@ def make_grid(config: "ml_collections.ConfigDict") -> driftlab.Grid:
     return driftlab.Grid(lanes, {"optimizer": optimizers} if len(optimizers) > 1 else {})
 
 
-def make_build(config: "ml_collections.ConfigDict", grid: driftlab.Grid) -> Callable:
+def make_build(config: Any, grid: driftlab.Grid) -> Callable:
     """The function that a sweep calls for every lane.
 
     Args:
-      config: see configs/lr_sweep.py.
+      config: an `ml_collections.ConfigDict` with the fields of configs/lr_sweep.py.
       grid: its grid.
 
     Returns:

@@ -19,7 +19,8 @@ OFFICIAL_RECORDS = 10_000
 
 HOW_TO_GET = (
     "Unpack the binary version, cifar-10-binary.tar.gz of Krizhevsky's CIFAR-10 page at the "
-    "University of Toronto, in a folder and name that folder with --data_dir, data_dir= or the environment variable DRIFTLAB_DATA_DIR."
+    "University of Toronto, in a folder and name that folder with --data_dir, data_dir= or the "
+    "environment variable DRIFTLAB_DATA_DIR."
 )
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from driftlab.dynamics import Snapshot
 from driftlab.measures.recording import Measure
-from driftlab.objective import Batch, Loss, Params, batch_length
+from driftlab.objective import Batch, Loss, Objective, Params, batch_length
 
 
 def evaluation(batch_size: int | None = None) -> Measure:
@@ -32,7 +32,7 @@ def evaluation(batch_size: int | None = None) -> Measure:
                 "the evaluation measure needs held-out data: build the Objective with "
                 "evaluation_data=..., or leave this measure out."
             )
-        return _means(snapshot, objective.evaluation_data, "evaluation", batch_size)
+        return _means(snapshot, objective, objective.evaluation_data, "evaluation", batch_size)
 
     return evaluate
 
@@ -52,17 +52,18 @@ def training(batch_size: int | None = None) -> Measure:
     """
 
     def train(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
-        if snapshot.objective is None:
+        objective = snapshot.objective
+        if objective is None:
             raise ValueError("the training measure needs a dynamics with an objective.")
-        return _means(snapshot, snapshot.objective.data, "training", batch_size)
+        return _means(snapshot, objective, objective.data, "training", batch_size)
 
     return train
 
 
 def _means(
-    snapshot: Snapshot, data: Batch, prefix: str, batch_size: int | None
+    snapshot: Snapshot, objective: Objective, data: Batch, prefix: str, batch_size: int | None
 ) -> dict[str, Float[Array, ""]]:
-    objective, params = snapshot.objective, snapshot.eval_params
+    params = snapshot.eval_params
     functions = {"loss": objective.loss, **objective.metrics}
     named = {f"{prefix}_{name}": function for name, function in functions.items()}
     size = batch_length(data, "the objective's data")

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from driftlab.sweep.strategy import tree_bytes
 
-FINAL = "final"
+CHECKPOINTS, FINAL = "checkpoints", "final"
 
 
 class Checkpoints:
@@ -20,17 +20,21 @@ class Checkpoints:
     run may resume on another number of devices. Orbax writes to a temporary name and renames.
 
     Args:
-      folder: the run's `checkpoints` folder.
+      folder: the run's folder.
       block: the block's number.
     """
 
     def __init__(self, folder: Path, block: int):
         import orbax.checkpoint as ocp
 
-        self.folder = (folder / f"block-{block:04d}").absolute()
+        self.folder = (folder / CHECKPOINTS / f"block-{block:04d}").absolute()
         self._checkpointer = ocp.StandardCheckpointer()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        """The checkpoints themselves."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Ends orbax's background threads."""
         self._checkpointer.close()
 
@@ -39,14 +43,15 @@ class Checkpoints:
         """Whether the block's final parameters are on disk."""
         return (self.folder / FINAL).exists()
 
-    def save(self, record: int, lanes: PyTree) -> None:
+    def save(self, record: int, width: int, lanes: PyTree) -> None:
         """Stores the lanes as they stand before `record`, then drops older checkpoints.
 
         Args:
           record: the next record to make.
+          width: the chunk width they run at.
           lanes: NumPy arrays with a leading axis of lanes.
         """
-        self._save(f"record-{record:08d}", lanes)
+        self._save(f"record-{record:08d}", {"width": np.int64(width), "lanes": lanes})
 
     def finish(self, params: PyTree) -> None:
         """Stores the lanes' final parameters; the block's other checkpoints are dropped.
@@ -56,20 +61,23 @@ class Checkpoints:
         """
         self._save(FINAL, params)
 
-    def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
+    def restore(self, template: PyTree) -> tuple[int, int, PyTree] | None:
         """The newest checkpoint.
 
         Args:
           template: NumPy arrays of the lanes' shapes and types.
 
         Returns:
-          `(record, lanes)`, or None where there is no checkpoint.
+          `(record, width, lanes)`, or None where there is no checkpoint.
         """
         names = sorted(path.name for path in self._entries() if path.name.startswith("record-"))
         if not names:
             return None
-        lanes = self._checkpointer.restore(self.folder / names[-1], template)
-        return int(names[-1].removeprefix("record-")), jax.tree.map(np.array, lanes)
+        saved = self._checkpointer.restore(
+            self.folder / names[-1], {"width": np.int64(0), "lanes": template}
+        )
+        record = int(names[-1].removeprefix("record-"))
+        return record, int(saved["width"]), jax.tree.map(np.array, saved["lanes"])
 
     def _save(self, name: str, tree: PyTree) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +122,7 @@ def final_params(folder: Path | str) -> list[PyTree]:
     """
     import orbax.checkpoint as ocp
 
-    paths = sorted((Path(folder) / "checkpoints").absolute().glob(f"block-*/{FINAL}"))
+    paths = sorted((Path(folder) / CHECKPOINTS).absolute().glob(f"block-*/{FINAL}"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no final parameters; has the sweep finished?")
     with ocp.StandardCheckpointer() as checkpointer:

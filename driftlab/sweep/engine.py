@@ -3,22 +3,21 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from driftlab.sweep import strategy
-from driftlab.sweep.checkpoint import Checkpoints
 from driftlab.sweep.fleet import Fleet
-from driftlab.sweep.folder import FINISHED, INTERRUPTED, PROGRESS, RUNNING, read_json, write_json
+from driftlab.sweep.folder import FINISHED
+from driftlab.sweep.journal import Journal
 from driftlab.sweep.lane import OK, LaneProgram, lane_program
 from driftlab.sweep.lanes import Chunks, compile_chunks
 from driftlab.sweep.launch import shard_lanes
 from driftlab.sweep.plan import Plan, lane_hparams
 from driftlab.sweep.progress import Interrupted, Progress, Stop
-from driftlab.sweep.results import MetricsStore, Records, read_zarr
+from driftlab.sweep.results import Records
 
 if TYPE_CHECKING:
     import xarray
@@ -29,36 +28,45 @@ _COMPACTIONS = 16  # under vmap, compaction is considered this often: at records
 
 
 class Engine:
-    """One call of `sweep`, after its arguments are checked."""
+    """One call of `sweep`, after its arguments are checked.
+
+    Args:
+      plan: what to run.
+      records: where the records go.
+      journal: the run's folder, or None.
+      checkpoint_seconds: at most this long between checkpoints.
+      progress: whether to show progress.
+      stop: whether the process was asked to stop.
+    """
 
     def __init__(
         self,
         plan: Plan,
         records: Records,
-        folder: Path | None,
+        journal: Journal | None,
         checkpoint_seconds: float,
         progress: bool,
         stop: Stop,
     ):
-        self.plan, self.records, self.folder, self.stop = plan, records, folder, stop
+        self.plan, self.records, self.journal, self.stop = plan, records, journal, stop
         self.checkpoint_seconds = checkpoint_seconds
-        self.store = MetricsStore(folder) if folder else None
         self.num_records = len(plan.schedule.record_steps)
         self.shares = shard_lanes(plan.grid, plan.widths, plan.shard)
-        self.progress = Progress(
-            sum(len(lanes) for _, lanes in self.shares) * plan.schedule.steps, progress
-        )
-        self.seconds = 0.0
+        self.num_lanes = sum(len(lanes) for _, lanes in self.shares)
+        self.progress = Progress(self.num_lanes * plan.schedule.steps, progress)
+        self.started = time.monotonic() - (journal.wall_seconds if journal else 0.0)
         self.compile_seconds = 0.0
         self.call_bytes = 0
 
     def run(self) -> "xarray.Dataset":
-        """Runs, or continues, every block of every static point."""
-        if self.store and self.store.exists():
-            self.records.load(read_zarr(self.store.path))
-            if (self.folder / PROGRESS).exists():
-                self.seconds = read_json(self.folder / PROGRESS).get("wall_seconds", 0.0)
-        self.started = time.monotonic()
+        """Runs, or continues, every block of every static point.
+
+        Returns:
+          The result.
+
+        Raises:
+          Interrupted: if the process was asked to stop.
+        """
         points = list(self.plan.grid.static_points())
         number = 0
         try:
@@ -73,16 +81,18 @@ class Engine:
                 )
                 compiled: dict[int, Chunks] = {}
                 for block in _blocks(lanes, self._block_lanes(program, self.plan.widths[point])):
-                    self._run_block(number, point, block, program, compiled)
+                    if self.journal and self.journal.is_finished(number):
+                        self.progress.skip(len(block) * self.plan.schedule.steps)
+                    else:
+                        self._run_block(number, point, block, program, compiled)
                     number += 1
         finally:
             self.progress.close()
-        status = self._status(FINISHED)
-        if self.folder:
-            self.store.write(self.records, 0)
-            write_json(self.folder / PROGRESS, status)
+        status = self._status()
+        if self.journal:
+            self.journal.finish(status)
         dataset = self.records.dataset()
-        dataset.attrs |= status
+        dataset.attrs |= {"status": FINISHED, **status}
         return dataset
 
     def _run_block(
@@ -95,40 +105,35 @@ class Engine:
     ) -> None:
         """Runs some lanes of one static point to the end."""
         plan, records, width = self.plan, self.records, self.plan.widths[point]
-        checkpoints = Checkpoints(self.folder / "checkpoints", number) if self.folder else None
-        if checkpoints and checkpoints.finished:
-            self.progress.skip(len(lanes) * plan.schedule.steps)
-            checkpoints.close()
-            return
         hparams = {name: values[lanes] for name, values in lane_hparams(plan.grid).items()}
         keys = plan.grid.lane_keys(plan.key)
         keys = keys[lanes] if keys.ndim else keys
 
-        def chunks(lanes: int) -> Chunks:
-            if lanes not in compiled:
+        def chunks(lanes_together: int) -> Chunks:
+            if lanes_together not in compiled:
                 began = time.monotonic()
-                compiled[lanes] = compile_chunks(program, hparams, keys, lanes, plan.devices)
+                compiled[lanes_together] = compile_chunks(
+                    program, hparams, keys, lanes_together, plan.devices
+                )
                 self.compile_seconds += time.monotonic() - began
-                self.call_bytes = max(self.call_bytes, compiled[lanes].call_bytes)
-            return compiled[lanes]
+                self.call_bytes = max(self.call_bytes, compiled[lanes_together].call_bytes)
+            return compiled[lanes_together]
 
         def narrower(alive: int) -> Chunks:
-            return chunks(1 << (max(1, -(-alive // len(plan.devices))) - 1).bit_length())
+            share = -(-max(1, alive) // len(plan.devices))
+            return chunks(min(width, 1 << (share - 1).bit_length()))
 
         fleet = Fleet(chunks(width), hparams, keys, _workers(plan.devices))
-        saved = checkpoints.restore(fleet.host) if checkpoints else None
+        saved = self.journal.open_block(number, fleet.host) if self.journal else None
+        record = 0
         if saved:
-            record, host = saved
-            if plan.compact and not plan.keeps_bits:
-                alive = int((host.verdict == OK).sum())
-                fleet.place(host, narrower(alive) if alive <= width // 2 else None)
-            else:
-                fleet.place(host)
+            record, saved_width, host = saved
+            # Under vmap the width decides the bits, so it is the one the run had.
+            fleet.place(host, None if plan.keeps_bits else chunks(saved_width))
             self.progress.skip(len(lanes) * int(plan.schedule.record_steps[record]))
         else:
-            record = 0
             fleet.initialize()
-        first_unwritten, last_checkpoint, count = record, time.monotonic(), 1
+        last_checkpoint, count = time.monotonic(), 1
         while record < self.num_records:
             began = time.monotonic()
             count = min(count, self.num_records - record, self._until_compaction(record))
@@ -140,9 +145,11 @@ class Engine:
                 records.verdict_step[point, where] = verdict_step
             record += count
             seconds = time.monotonic() - began
-            self._show(point, lanes, alive_before, record, count, seconds)
-            alive = records.verdict[point, lanes] == OK
-            if plan.compact and record < self.num_records:
+            self._show(alive_before, record, count, seconds)
+            if record == self.num_records:
+                break
+            if plan.compact:
+                alive = records.verdict[point, lanes] == OK
                 if plan.keeps_bits:
                     fleet.compact(alive, None)
                 elif self._until_compaction(record) == self._compaction_interval:
@@ -151,21 +158,16 @@ class Engine:
             wanted = max(1, int(count * _SEGMENT_SECONDS / max(seconds, 1e-6)))
             count = min(wanted, 4 * count, _CAPACITY)
             due = time.monotonic() - last_checkpoint > self.checkpoint_seconds
-            if checkpoints and (due or self.stop.requested) and record < self.num_records:
-                self.store.write(records, first_unwritten, point)
-                checkpoints.save(record, fleet.gather())
-                write_json(self.folder / PROGRESS, self._status(RUNNING))
-                first_unwritten, last_checkpoint = record, time.monotonic()
-            if self.stop.requested and record < self.num_records:
-                self._interrupted()
-        if checkpoints:
-            self.store.write(records, first_unwritten, point)
-            checkpoints.finish(fleet.gather().params)
-            write_json(self.folder / PROGRESS, self._status(RUNNING))
-            checkpoints.close()
+            if self.journal and (due or self.stop.requested):
+                chunk_width = fleet.width // len(plan.devices)
+                lanes_now, status = fleet.gather(), self._status()
+                self.journal.checkpoint(number, point, record, chunk_width, lanes_now, status)
+                last_checkpoint = time.monotonic()
+            self._stop_if_asked()
+        if self.journal:
+            self.journal.close_block(number, point, fleet.gather().params, self._status())
         fleet.close()
-        if self.stop.requested:
-            self._interrupted()
+        self._stop_if_asked()
 
     @property
     def _compaction_interval(self) -> int:
@@ -189,38 +191,28 @@ class Engine:
         budget = strategy.resident_bytes(self.plan.devices[0].platform)
         return max(1, budget // (strategy.tree_bytes(lane) * width)) * width
 
-    def _show(
-        self,
-        point: int,
-        lanes: np.ndarray,
-        alive_before: np.ndarray,
-        record: int,
-        count: int,
-        seconds: float,
-    ) -> None:
+    def _show(self, alive: np.ndarray, record: int, count: int, seconds: float) -> None:
         steps = self.plan.schedule.record_steps
         done = int(steps[min(record, self.num_records - 1)] - steps[record - count])
-        verdicts = self.records.verdict
-        dead = int((verdicts > OK).sum())
-        total = sum(len(share) for _, share in self.shares)
-        alive = int(alive_before.sum())
-        self.progress.skip((len(lanes) - alive) * done)
-        text = f"{total - dead} of {total} lanes alive, {dead} diverged"
-        self.progress.advance(alive * done, seconds, text)
+        dead = int((self.records.verdict > OK).sum())
+        self.progress.skip(int((~alive).sum()) * done)
+        text = f"{self.num_lanes - dead} of {self.num_lanes} lanes alive, {dead} diverged"
+        self.progress.advance(int(alive.sum()) * done, seconds, text)
 
-    def _status(self, status: str) -> dict[str, Any]:
+    def _status(self) -> dict[str, Any]:
         return {
-            "status": status,
-            "wall_seconds": self.seconds + time.monotonic() - self.started,
+            "wall_seconds": time.monotonic() - self.started,
             "compile_seconds": self.compile_seconds,
             "call_bytes": self.call_bytes,
         }
 
-    def _interrupted(self) -> None:
+    def _stop_if_asked(self) -> None:
+        if not self.stop.requested:
+            return
         where = "nothing was kept (no folder was given)"
-        if self.folder:
-            write_json(self.folder / PROGRESS, self._status(INTERRUPTED))
-            where = f"everything is in {self.folder}; the same command continues it"
+        if self.journal:
+            self.journal.interrupt(self._status())
+            where = f"everything is in {self.journal.folder}; the same command continues it"
         raise Interrupted(f"stopped by {self.stop.requested}: {where}.")
 
 

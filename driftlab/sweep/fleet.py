@@ -22,7 +22,7 @@ class _Group:
 
     positions: np.ndarray  # places in the block
     arguments: tuple[dict[str, np.ndarray], PRNGKeyArray]
-    lanes: Lane
+    lanes: Lane | None  # None while a call consumes them
 
 
 class Fleet:
@@ -47,6 +47,11 @@ class Fleet:
             lambda leaf: np.zeros((self._size, *leaf.shape[1:]), leaf.dtype),
             jax.eval_shape(_storable, chunks.lanes),
         )
+
+    @property
+    def width(self) -> int:
+        """Lanes a call."""
+        return self._chunks.width
 
     def initialize(self) -> None:
         """Puts every lane at step 0."""

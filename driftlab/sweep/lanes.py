@@ -39,7 +39,7 @@ class Chunks(NamedTuple):
 
 def compile_chunks(
     program: LaneProgram,
-    hparams: Mapping[str, Array],
+    hparams: Mapping[str, Array | np.ndarray],
     keys: PRNGKeyArray,
     chunk_width: int,
     devices: Sequence[jax.Device],

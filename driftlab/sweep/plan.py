@@ -115,8 +115,8 @@ def _devices(devices: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ..
         return tuple(devices)
     if not 1 <= devices <= len(available):
         raise ValueError(
-            f"devices={devices}, but JAX sees {len(available)} ({available[0].platform}); a CPU can "
-            "be made into as many as it has cores by a binary's --devices, or jax_num_cpu_devices."
+            f"devices={devices}, but JAX sees {len(available)} ({available[0].platform}); a CPU "
+            "can be made into as many as it has cores by a binary's --devices, or jax_num_cpu_devices."
         )
     return tuple(available[:devices])
 
@@ -150,7 +150,7 @@ def run_identity(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
         "seed": plan.seed,
         "divergence_factor": plan.divergence_factor,
         "build": getattr(plan.build, "__qualname__", type(plan.build).__name__),
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": jax.dtypes.canonicalize_dtype(float) == np.float64,
         "shard": str(plan.shard),
     }
 

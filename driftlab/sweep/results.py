@@ -77,7 +77,7 @@ class Records:
         for name, array in self.values.items():
             extra = tuple(f"{name}_{index}" for index in range(array.ndim - 3))
             variables[name] = ((*axes, "step", *extra), array.reshape(*shape, *array.shape[2:]))
-        names = np.array([VERDICTS[code] for code in self.verdict.ravel()], _VERDICT_DTYPE)
+        names = np.array([VERDICTS[int(code)] for code in self.verdict.ravel()], _VERDICT_DTYPE)
         variables["verdict"] = (axes, names.reshape(shape), {"long_name": "verdict"})
         variables["verdict_step"] = (
             axes,
@@ -143,7 +143,7 @@ class MetricsStore:
             return
         import zarr
 
-        group = zarr.open_group(self.path, mode="r+")
+        group: Any = zarr.open_group(self.path, mode="r+")
         static_shape = tuple(len(values) for values in records.grid.static.values())
         lane_shape = records.grid.shape[len(static_shape) :]
         points = range(len(records.verdict)) if point is None else [point]

@@ -19,6 +19,7 @@ from driftlab.sweep.folder import (
     refuse_unusable,
 )
 from driftlab.sweep.grid import Grid
+from driftlab.sweep.journal import Journal
 from driftlab.sweep.lane import Build
 from driftlab.sweep.launch import WHOLE, Shard, is_finished
 from driftlab.sweep.plan import make_plan, run_identity
@@ -105,7 +106,8 @@ def sweep(
         if is_finished(folder):
             return open_run(folder)
         try:
-            return Engine(plan, records, folder, checkpoint_seconds, progress, stop).run()
+            journal = Journal(folder, records)
+            return Engine(plan, records, journal, checkpoint_seconds, progress, stop).run()
         except OSError as error:
             raise FolderError(
                 f"writing in {folder} failed ({error.strerror or error}); what was written "

@@ -24,13 +24,12 @@ LIVES = Grid({"life": [20.0, 30, 45, 58, 70, 85, 104, 118, 131, 150, 1e5, 2e5]})
 OPTIONS = {"steps": RECORDS * EVERY, "record_every": EVERY, "progress": False}
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize(("lanes", "compact"), [("chunk:3", True), ("vmap", True), ("vmap", False)])
+@pytest.mark.parametrize(("lanes", "devices"), [("chunk:3", 1), ("vmap", 1), ("vmap", 2)])
 def test_a_run_stopped_many_times_has_the_bits_of_one_that_was_not(
-    problems, tmp_path, monkeypatch, signal_at, lanes, compact, devices
+    problems, tmp_path, monkeypatch, signal_at, lanes, devices
 ):
     options = OPTIONS | {
-        "lanes": lanes, "compact": compact, "devices": devices,
+        "lanes": lanes, "compact": True, "devices": devices,
         "measures": [loss, gradient_norm, problems.parameters],
     }  # fmt: skip
     with jax.enable_x64(False):  # where rounding shows soonest
@@ -38,7 +37,8 @@ def test_a_run_stopped_many_times_has_the_bits_of_one_that_was_not(
         dead = whole.verdict_step.values
         assert (np.diff(dead[:10]) > 0).all()
         assert whole.verdict.values[-2:].tolist() == ["ok", "ok"]
-        for segment in (2, 1, 5, 9, 13, 7, 3, 6):
+        # At record 29 half of the lanes are dead, but vmap's next compaction is at record 30.
+        for segment in (2, 6, 9, 12, 8):
             with monkeypatch.context():
                 signal_at(signal.SIGTERM, segment)
                 with pytest.raises(Interrupted):
@@ -92,10 +92,10 @@ SCRIPT = """
     from driftlab.sweep import engine
 
     engine._SEGMENT_SECONDS = 0.02
-    lives = [100.0, 300, 900, 2000, 3500, 5000, 8000, 12000, 16000, 1e8, 2e8]
+    lives = [100.0, 300, 900, 2000, 3500, 5000, 6000, 7500, 9000, 1e8, 2e8]
     print("start", flush=True)
     sweep(
-        problems.mortal, Grid({{"life": lives}}), 20000, record_every=20,
+        problems.mortal, Grid({{"life": lives}}), 10000, record_every=20,
         measures=[loss, problems.parameters], lanes={lanes!r}, compact=True, devices=1,
         out=sys.argv[1], checkpoint_seconds=0, progress=False,
     )
@@ -127,7 +127,7 @@ def test_a_run_killed_at_random_moments_has_the_bits_of_one_that_was_not(problem
         duration = time.monotonic() - began
 
     rng, killed = random.Random(lanes), 0
-    moments = [0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8]
+    moments = [0.2, 0.4, 0.55, 0.65, 0.75]
     for moment in moments:
         with start(script, tmp_path / "killed") as process:
             process.stdout.readline()
@@ -136,7 +136,7 @@ def test_a_run_killed_at_random_moments_has_the_bits_of_one_that_was_not(problem
             process.kill()
             _, errors = process.communicate(timeout=60)
             assert process.returncode in (0, -signal.SIGKILL), errors
-    assert killed >= 3
+    assert killed >= 2
     with start(script, tmp_path / "killed") as process:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -152,7 +152,7 @@ def test_a_run_killed_at_random_moments_has_the_bits_of_one_that_was_not(problem
 
 def test_a_second_interrupt_acts_at_once(tmp_path):
     script = SCRIPT.format(problems=str(Path(__file__).parent), lanes="chunk:3")
-    script = textwrap.dedent(script).replace("20000", "2000000").replace("every=20", "every=500000")
+    script = textwrap.dedent(script).replace("10000", "2000000").replace("every=20", "every=100000")
     with start(script, tmp_path) as process:
         process.stdout.readline()
         deadline = time.monotonic() + 60

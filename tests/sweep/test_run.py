@@ -231,7 +231,6 @@ def test_measures_that_differ_between_static_points_are_refused_early(problems, 
     compiles_nothing(monkeypatch)
 
     def build(hparams, key):
-        dynamics, _ = problems.quadratic(hparams, key)
         objective = driftlab.Objective(lambda x, batch: (x * x).sum())
         return driftlab.descent(optax.sgd(0.1), objective), jnp.ones(hparams["width"])
 
