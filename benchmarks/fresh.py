@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import peers_jax
 from benchmarks.report import Claim, Report
 
-_FIRST_RESULT_LANES, _FIRST_RESULT_STEPS = 4, 20
+_FIRST_RESULT_LANES, _FIRST_RESULT_STEPS = 64, 100
 _ROOT = Path(__file__).parents[1]
 
 

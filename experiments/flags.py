@@ -176,7 +176,7 @@ def parse_values(text: str, name: str, *, positive: bool = False) -> np.ndarray:
         if not text.strip():
             raise ValueError(f"{name} is empty; give {forms}.")
         values = np.array([_number(part, name, text) for part in text.split(",")])
-    if positive and (values <= 0).any():
+    if positive and not (values > 0).all():
         raise ValueError(f"{name}={text!r}: every value must be positive.")
     return values
 
@@ -218,7 +218,7 @@ def parse_arguments(text: str, name: str) -> dict[str, Any]:
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or call.args or None in (w.arg for w in call.keywords):
             raise SyntaxError("not a list of key=value")
         return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError):

@@ -94,8 +94,9 @@ def parameters(snapshot):
 
 def problem():
     """Objective and start in JAX's current precision."""
-    start = jax.tree.map(jnp.asarray, START)
-    return Objective(squared_error, (INPUTS, TARGETS)), start
+    dtype = jnp.result_type(float)
+    start, data = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (START, (INPUTS, TARGETS)))
+    return Objective(squared_error, data), start
 
 
 class Runs(NamedTuple):
@@ -235,7 +236,7 @@ class TestDouble:
         scheduled, decaying = alone(name, schedules)
         for leaf, expected in constant.items():
             assert_equal(scheduled[leaf], expected, 1e-12, leaf)
-        followed = not np.allclose(decaying["matrix"], constant["matrix"], rtol=1e-6)
+        followed = not np.allclose(decaying["matrix"], constant["matrix"], rtol=1e-9, atol=0)
         assert followed == (name not in IGNORES_DECAY)
 
 

@@ -116,7 +116,7 @@ def _devices(devices: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ..
     if not 1 <= devices <= len(available):
         raise ValueError(
             f"devices={devices}, but JAX sees {len(available)} ({available[0].platform}); a CPU "
-            "can be made into as many as it has cores by a binary's --devices, or jax_num_cpu_devices."
+            "is made into several by jax_num_cpu_devices (a binary's --devices, up to its cores)."
         )
     return tuple(available[:devices])
 

@@ -190,13 +190,13 @@ BAD = {
     "vector loss": (
         ["--config.loss=factories:vector_loss"], r"Objective.loss must return a scalar.*\(32,\)",
     ),
-    "loss": (["--config.loss=cross_entropi"], "no loss 'cross_entropi': did you mean cross_entropy"),
+    "loss": (["--config.loss=cross_entropi"], "no loss .cross_entropi.: did you mean cross_e"),
     "model": (["--config.model=mpl"], "no model 'mpl': did you mean mlp"),
     "data": (["--config.data=mnist"], "no data set 'mnist': did you mean"),
     "config field": (["--config.stepz=1"], "stepz"),
     "batch": (["--config.batch_size=100000"], "batch_size is 100000.*only 1437"),
     "missing data": (
-        ["--config.data=cifar10", "--data_dir=/nowhere"], "(?s)data_batch_1.bin.*Looked in.*/nowhere",
+        ["--config.data=cifar10", "--data_dir=/nowhere"], "(?s)batch_1.bin.*Looked in.*/nowhere",
     ),
     "devices": (["--devices=1000"], "devices=1000, but JAX sees"),
     "lanes": (["--lanes=chunk:0"], "lanes must be"),

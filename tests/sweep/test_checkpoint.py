@@ -30,61 +30,60 @@ def assert_same(first, second):
 
 
 def test_round_trip_keeps_the_newest(tmp_path, lanes):
-    checkpoints = Checkpoints(tmp_path, 0)
-    template = jax.tree.map(np.zeros_like, lanes)
-    assert checkpoints.restore(template) is None
-    checkpoints.save(9, lanes)
-    checkpoints.save(10, lanes._replace(initial_value=np.full(3, 2.0)))
-    record, restored = checkpoints.restore(template)
-    checkpoints.close()
-    assert record == 10
+    with Checkpoints(tmp_path, 0) as checkpoints:
+        template = jax.tree.map(np.zeros_like, lanes)
+        assert checkpoints.restore(template) is None
+        checkpoints.save(9, 4, lanes)
+        checkpoints.save(10, 4, lanes._replace(initial_value=np.full(3, 2.0)))
+        record, width, restored = checkpoints.restore(template)
+    assert (record, width) == (10, 4)
     assert_same(restored, lanes._replace(initial_value=np.full(3, 2.0)))
     assert all(leaf.flags.writeable for leaf in jax.tree.leaves(restored))
-    assert [path.name for path in (tmp_path / "block-0000").iterdir()] == ["record-00000010"]
+    assert [path.name for path in (tmp_path / "checkpoints" / "block-0000").iterdir()] == [
+        "record-00000010"
+    ]
 
 
 @pytest.mark.parametrize("leftover", ["record-00000012", "final"])
 def test_what_a_killed_save_leaves_is_ignored_and_cleared(tmp_path, lanes, leftover):
-    checkpoints = Checkpoints(tmp_path, 0)
-    checkpoints.save(10, lanes)
-    half = tmp_path / "block-0000" / f"{leftover}.orbax-checkpoint-tmp"
-    half.mkdir()
-    (half / "data").write_text("half")
-    assert not checkpoints.finished
-    record, restored = checkpoints.restore(lanes)
-    assert record == 10
-    assert_same(restored, lanes)
-    checkpoints.save(12, lanes)
-    assert checkpoints.restore(lanes)[0] == 12
-    checkpoints.close()
-    assert [path.name for path in (tmp_path / "block-0000").iterdir()] == ["record-00000012"]
+    with Checkpoints(tmp_path, 0) as checkpoints:
+        checkpoints.save(10, 4, lanes)
+        half = tmp_path / "checkpoints" / "block-0000" / f"{leftover}.orbax-checkpoint-tmp"
+        half.mkdir()
+        (half / "data").write_text("half")
+        assert not checkpoints.finished
+        record, _, restored = checkpoints.restore(lanes)
+        assert record == 10
+        assert_same(restored, lanes)
+        checkpoints.save(12, 4, lanes)
+        assert checkpoints.restore(lanes)[0] == 12
+    assert [path.name for path in (tmp_path / "checkpoints" / "block-0000").iterdir()] == [
+        "record-00000012"
+    ]
 
 
 def test_a_save_over_an_older_one_of_the_same_record(tmp_path, lanes):
     # A resumed run may stop again before its next record.
-    checkpoints = Checkpoints(tmp_path, 0)
-    checkpoints.save(3, lanes)
-    checkpoints.save(3, lanes)
-    assert checkpoints.restore(lanes)[0] == 3
-    checkpoints.close()
+    with Checkpoints(tmp_path, 0) as checkpoints:
+        checkpoints.save(3, 4, lanes)
+        checkpoints.save(3, 4, lanes)
+        assert checkpoints.restore(lanes)[0] == 3
 
 
 def test_final_params_block_by_block(tmp_path, lanes):
     for block in range(2):
-        checkpoints = Checkpoints(tmp_path / "checkpoints", block)
-        checkpoints.save(3, lanes)
-        checkpoints.finish({"w": lanes.params["w"] + block})
-        assert checkpoints.finished
-        checkpoints.close()
+        with Checkpoints(tmp_path, block) as checkpoints:
+            checkpoints.save(3, 4, lanes)
+            checkpoints.finish({"w": lanes.params["w"] + block})
+            assert checkpoints.finished
     first, second = final_params(tmp_path)
     np.testing.assert_array_equal(first["w"], lanes.params["w"])
     np.testing.assert_array_equal(second["w"], lanes.params["w"] + 1)
 
 
 def test_final_params_of_a_bare_array(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 0)
-    checkpoints.finish(np.arange(4.0))
-    checkpoints.close()
+    with Checkpoints(tmp_path, 0) as checkpoints:
+        checkpoints.finish(np.arange(4.0))
     np.testing.assert_array_equal(final_params(tmp_path)[0], np.arange(4.0))
 
 

@@ -14,6 +14,7 @@ import driftlab
 from driftlab import Grid, open_run, sweep
 from driftlab.sweep import FolderError, Interrupted, engine
 from driftlab.sweep.folder import CONFIG, PROGRESS, read_json
+from driftlab.sweep.results import MetricsStore
 
 GRID = Grid({"learning_rate": [0.05, 0.1, 0.5]})
 QUIET = {"progress": False, "devices": 1}
@@ -163,7 +164,7 @@ def test_a_full_disk_is_named_and_the_run_continues(problems, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.MetricsStore, "write", full)
+        patch.setattr(MetricsStore, "write", full)
         with pytest.raises(FolderError, match=r"No space left on device.*make room"):
             sweep(problems.quadratic, GRID, 5, out=tmp_path, **QUIET)
     again = sweep(problems.quadratic, GRID, 5, out=tmp_path, **QUIET)
