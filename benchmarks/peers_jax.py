@@ -92,7 +92,7 @@ def by_hand(name: str, workload: Workload, lanes: int) -> Peer:
     return Peer(name, run)
 
 
-def loss(params: Any, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+def loss(params: Any, inputs: jax.Array | np.ndarray, targets: jax.Array | np.ndarray) -> jax.Array:
     """The mean cross-entropy of a tanh network with one hidden layer.
 
     Args:

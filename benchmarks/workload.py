@@ -54,7 +54,7 @@ def load_workloads(cache: Path) -> tuple[dict[str, Workload], str]:
         Workloads by key, and the name of the set of images in use.
     """
     if not cache.exists():
-        np.savez(cache, **_arrays())
+        np.savez(cache, allow_pickle=False, **_arrays())
     with np.load(cache) as stored:
         arrays = {name: stored[name] for name in stored.files}
     images = arrays["image_inputs"], arrays["image_targets"]

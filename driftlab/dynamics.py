@@ -1,6 +1,6 @@
 """The one idea: an optimiser and its continuous-time model are both a `Dynamics`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -88,26 +88,35 @@ def descent(
     tx: optax.GradientTransformation,
     objective: Objective,
     eval_params: Callable[[PyTree, Params], Params] | None = None,
+    extra_args: Sequence[str] = ("value", "grad", "value_fn"),
 ) -> Dynamics:
     """The dynamics of an optax optimiser on an objective.
 
     `g_k = grad L(theta_k; batch_k)`, `u_k, s_{k+1} = tx.update(g_k, s_k, theta_k)`,
     `theta_{k+1} = theta_k + u_k`. A transformation that takes extra arguments
-    (`optax.GradientTransformationExtraArgs`) is given `value`, `grad` and `value_fn`, as optax's
-    line searches ask for; `value_fn(params)` is the objective on the step's own batch.
+    (`optax.GradientTransformationExtraArgs`) is given those named by `extra_args`, by default the
+    ones that optax's line searches ask for.
 
     Args:
       tx: any optax chain; its hyper-parameters may be traced arrays.
       objective: what it minimises.
       eval_params: `eval_params(opt_state, params) -> params` at which to evaluate; by default
         `driftlab.dynamics.eval_params`, which knows optax's schedule-free state.
+      extra_args: which of these the chain is given, if it takes any: `value` and `grad`, those of
+        the step; `value_fn(params)`, the objective on the step's own batch, also under the name
+        `obj_fn`, by which `optax.contrib.sophia` asks for it (and optax's line searches refuse
+        it).
 
     Returns:
       The dynamics; its `State.inner` is the optax state.
 
     Raises:
+      ValueError: if there is no such extra argument.
       TypeError: from `init`, if a parameter is not a floating-point array.
     """
+    unknown = sorted(set(extra_args) - {"value", "grad", "value_fn", "obj_fn"})
+    if unknown:
+        raise ValueError(f"extra_args={unknown}: there are value, grad, value_fn and obj_fn.")
     wants_extra = isinstance(tx, optax.GradientTransformationExtraArgs)
     find_eval_params = globals()["eval_params"] if eval_params is None else eval_params
 
@@ -123,11 +132,12 @@ def descent(
         )
         extra: dict[str, Any] = {}
         if wants_extra:
-            extra = {
-                "value": value,
-                "grad": gradient,
-                "value_fn": lambda params: objective.value(params, batch)[0],
-            }
+
+            def value_fn(params: Params) -> Float[Array, ""]:
+                return objective.value(params, batch)[0]
+
+            known = {"value": value, "grad": gradient, "value_fn": value_fn, "obj_fn": value_fn}
+            extra = {name: known[name] for name in extra_args}
         updates, inner = tx.update(gradient, state.inner, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         return Snapshot(

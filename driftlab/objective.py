@@ -32,7 +32,7 @@ class Objective:
 
     Raises:
       ValueError: if the leaves of `data` or `evaluation_data` differ in their leading axis, or
-        the sampling needs more examples than there are.
+        the sampling needs more examples than there are, or a metric is called "loss".
     """
 
     loss: Loss
@@ -48,6 +48,8 @@ class Objective:
             batch = jax.tree.map(jnp.asarray, getattr(self, name))
             batch_length(batch, f"Objective.{name}")
             object.__setattr__(self, name, batch)
+        if "loss" in self.metrics:
+            raise ValueError("Objective.metrics cannot hold a 'loss': that is the loss's own name.")
         if self.sampling.batch_size is not None:
             self.sampling.steps_per_epoch(self.size)
 

@@ -11,9 +11,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
+__all__ = [
+    "Sampling",
+    "fixed_order",
+    "full_batch",
+    "permuted",
+    "shuffled_epochs",
+    "with_replacement",
+]
+
 # Eight rounds: Luby & Rackoff (1988) need four for a pseudo-random permutation with ideal round
 # functions; the rounds here are a 32-bit mixer, so twice as many are used.
 _ROUNDS = 8
+# Few elements make a network of few states, which reaches only some of the permutations (at 3
+# elements the rotations). Up to here the order is drawn uniformly, which costs a sort.
+_EXACT_SIZE = 256
 
 
 class Sampling(NamedTuple):
@@ -42,20 +54,22 @@ def with_replacement(batch_size: int) -> Sampling:
     """Each example of each batch is drawn independently and uniformly.
 
     Args:
-      batch_size: examples a step.
+      batch_size: examples a step; may exceed the data.
 
     Returns:
-      The rule; an epoch is `size // batch_size` steps, by convention.
+      The rule; an epoch is `size // batch_size` steps (at least one), by convention.
 
     Raises:
       ValueError: if `batch_size` is not a positive integer.
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
 
     def indices(key: PRNGKeyArray, step: Int[Array, ""], size: int) -> Int[Array, " batch"]:
-        return jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, size)
+        return jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, size, jnp.int32)
 
-    return Sampling("with_replacement", batch_size, indices, _epoch(batch_size))
+    return Sampling(
+        "with_replacement", batch_size, indices, lambda size: max(1, size // batch_size)
+    )
 
 
 def shuffled_epochs(batch_size: int) -> Sampling:
@@ -75,7 +89,7 @@ def shuffled_epochs(batch_size: int) -> Sampling:
     Raises:
       ValueError: if `batch_size` is not a positive integer, or exceeds the data (when used).
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     steps_per_epoch = _epoch(batch_size)
 
     def indices(key: PRNGKeyArray, step: Int[Array, ""], size: int) -> Int[Array, " batch"]:
@@ -102,7 +116,7 @@ def fixed_order(batch_size: int) -> Sampling:
     Raises:
       ValueError: if `batch_size` is not a positive integer, or exceeds the data (when used).
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     steps_per_epoch = _epoch(batch_size)
 
     def indices(key: PRNGKeyArray, step: Int[Array, ""], size: int) -> Int[Array, " batch"]:
@@ -113,12 +127,13 @@ def fixed_order(batch_size: int) -> Sampling:
 
 
 def permuted(key: PRNGKeyArray, positions: Int[Array, " batch"], size: int) -> Int[Array, " batch"]:
-    """The values at `positions` of a pseudo-random permutation of `0 .. size-1`.
+    """The values at `positions` of a random permutation of `0 .. size-1`.
 
-    A Feistel network on Z_a x Z_b with a*b >= size, whose rounds `left += F(right) mod a` and
-    `right += F(left) mod b` are bijections, followed by cycle walking (values >= size are
-    permuted again until they fall below it), which is again a bijection of `0 .. size-1`.
-    Source: Black & Rogaway (2002), sections 3.2 and 4.
+    Up to 256 elements every permutation is equally likely. Beyond, it is pseudo-random: a Feistel
+    network on Z_a x Z_b with a*b >= size, whose rounds `left += F(right) mod a` and `right +=
+    F(left) mod b` are bijections, followed by cycle walking (values >= size are permuted again
+    until they fall below it), which is again a bijection of `0 .. size-1`. Source: Black & Rogaway
+    (2002), sections 3.2 and 4.
 
     Args:
       key: which permutation.
@@ -128,6 +143,8 @@ def permuted(key: PRNGKeyArray, positions: Int[Array, " batch"], size: int) -> I
     Returns:
       The permutation's values at the positions; shape `(batch,)`, int32.
     """
+    if size <= _EXACT_SIZE:
+        return jax.random.permutation(key, size)[positions].astype(jnp.int32)
     rows = max(1, int(size**0.5))
     columns = -(-size // rows)
     round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
@@ -155,7 +172,15 @@ def _mix(value: UInt32[Array, " batch"]) -> UInt32[Array, " batch"]:
     return value ^ (value >> 16)
 
 
-def _check_batch_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int) -> None:
+    """Refuses what is not a positive integer.
+
+    Args:
+      batch_size: examples a batch.
+
+    Raises:
+      ValueError: saying what was given.
+    """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
 

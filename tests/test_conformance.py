@@ -236,7 +236,8 @@ class TestDouble:
         scheduled, decaying = alone(name, schedules)
         for leaf, expected in constant.items():
             assert_equal(scheduled[leaf], expected, 1e-12, leaf)
-        followed = not np.allclose(decaying["matrix"], constant["matrix"], rtol=1e-9, atol=0)
+        path, other = constant["matrix"], decaying["matrix"]
+        followed = np.abs(other - path).max() > 1e-3 * np.abs(path - path[:1]).max()
         assert followed == (name not in IGNORES_DECAY)
 
 

@@ -68,7 +68,7 @@ class TestPermuted:
         assert len(set(values)) == 5
         assert ((values >= 0) & (values < size)).all()
 
-    # FAILS at b5eb522 for 3 (rotations only), 5 and 6: eight Feistel rounds on so few rows and
+    # Was once broken for 3 (rotations only), 5 and 6: eight Feistel rounds on so few rows and
     # columns do not mix. Small sizes need an exact permutation.
     @pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
     def test_every_order_of_few_elements_is_equally_likely(self, size):
@@ -82,7 +82,7 @@ class TestPermuted:
         assert len(counts) == math.factorial(size)
         assert p_value_of_uniformity(counts) > LEVEL
 
-    # FAILS at b5eb522 for 7 (p = 1e-7): see above.
+    # Was once broken for 7 (p = 1e-7): see above.
     @pytest.mark.parametrize("size", [7, 13, 40])
     def test_every_value_is_equally_likely_at_every_position(self, size):
         drawn = permutations(size, 40_000, seed=1)
@@ -92,7 +92,7 @@ class TestPermuted:
         statistic = ((counts - expected) ** 2 / expected).sum() * (size - 1) / size
         assert statistic < stats.chi2.isf(LEVEL, (size - 1) ** 2)
 
-    # FAILS at b5eb522 for 7 and 12 (p < 1e-50): see above.
+    # Was once broken for 7 and 12 (p < 1e-50): see above.
     @pytest.mark.parametrize("size", [7, 12, 40])
     def test_pairs_of_positions_are_independent(self, size):
         drawn = permutations(size, 200_000, seed=2)
@@ -102,7 +102,7 @@ class TestPermuted:
             assert not np.diag(pairs).any()
             assert p_value_of_uniformity(pairs[~np.eye(size, dtype=bool)]) > LEVEL
 
-    # FAILS at b5eb522 for 9 and 15 (odd x odd rows and columns: every round is even).
+    # Was once broken for 9 and 15 (odd x odd rows and columns: every round is even).
     @pytest.mark.parametrize("size", [8, 9, 15])
     def test_half_of_the_permutations_are_odd(self, size):
         matrices = np.eye(size)[permutations(size, 4000, seed=3)]
@@ -208,7 +208,7 @@ class TestEveryRule:
         many, alone = jax.vmap(one)(keys), [one(key) for key in keys]
         np.testing.assert_array_equal(many, np.stack(alone))
 
-    # FAILS at b5eb522 for with_replacement: randint draws 64-bit integers under x64. It should
+    # Was once broken for with_replacement: randint draws 64-bit integers under x64. It should
     # ask for jnp.int32.
     def test_precision_does_not_change_the_batches(self, make):
         rule = make(4)

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from driftlab.dynamics import Snapshot
 from driftlab.measures.recording import Measure
 from driftlab.objective import Batch, Loss, Objective, Params, batch_length
+from driftlab.sampling import check_batch_size
 
 
 def evaluation(batch_size: int | None = None) -> Measure:
@@ -24,6 +26,8 @@ def evaluation(batch_size: int | None = None) -> Measure:
       A measure giving `evaluation_loss` and `evaluation_<metric>` for every metric of the
       objective, all scalars. It raises a ValueError on an objective without evaluation data.
     """
+    if batch_size is not None:
+        check_batch_size(batch_size)
 
     def evaluate(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
         objective = snapshot.objective
@@ -50,6 +54,8 @@ def training(batch_size: int | None = None) -> Measure:
       A measure giving `training_loss` and `training_<metric>`, all scalars. It raises a
       ValueError on a dynamics without objective.
     """
+    if batch_size is not None:
+        check_batch_size(batch_size)
 
     def train(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
         objective = snapshot.objective
@@ -88,4 +94,10 @@ def _means(
 def _evaluated(
     functions: dict[str, Loss | Callable], params: Params, batch: Batch
 ) -> dict[str, Float[Array, ""]]:
-    return {name: function(params, batch) for name, function in functions.items()}
+    values = {name: jnp.asarray(function(params, batch)) for name, function in functions.items()}
+    for name, value in values.items():
+        if value.shape != ():
+            raise ValueError(
+                f"{name} must be a scalar; got shape {value.shape}: average inside the metric."
+            )
+    return values

@@ -53,5 +53,5 @@ def effective_learning_rate(snapshot: Snapshot) -> Float[Array, ""]:
     amounts to; 0 where the gradient is exactly 0.
     """
     gradient = gradient_norm(snapshot)
-    positive = gradient > 0
-    return jnp.where(positive, update_norm(snapshot) / jnp.where(positive, gradient, 1), 0)
+    zero = gradient == 0
+    return jnp.where(zero, 0, update_norm(snapshot) / jnp.where(zero, 1, gradient))

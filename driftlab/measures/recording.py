@@ -1,5 +1,6 @@
 """How measures are named, spaced and gathered into one record."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -24,13 +25,13 @@ def every(measure: Measure, interval: int) -> Measure:
     Raises:
       ValueError: if the interval is not a positive integer.
     """
-    if not isinstance(interval, int) or interval < 1:
+    if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
         raise ValueError(f"interval must be a positive integer of records; got {interval!r}.")
 
     def spaced(snapshot: Snapshot) -> Array | Mapping[str, Array]:
         return measure(snapshot)
 
-    spaced.__name__ = getattr(measure, "__name__", type(measure).__name__)
+    spaced.__name__ = measure_name(measure)
     spaced.__doc__ = measure.__doc__
     spaced.interval = interval * getattr(measure, "interval", 1)  # type: ignore[attr-defined]
     return spaced
@@ -51,8 +52,7 @@ def record(
       is_last: whether it is the run's last record, at which all are due.
 
     Returns:
-      Name -> array of the loss's precision (integers and booleans are converted, so that a missing
-      value can be NaN).
+      Name -> array; integers and booleans become floats, so that a missing value can be NaN.
 
     Raises:
       ValueError: if two measures give the same name.
@@ -81,10 +81,24 @@ def record(
     return values
 
 
+def measure_name(measure: Measure) -> str:
+    """The name under which an array that a measure returns is recorded.
+
+    Args:
+      measure: a function, a `functools.partial` of one, or any callable.
+
+    Returns:
+      The function's name, or the callable's class.
+    """
+    while isinstance(measure, functools.partial):
+        measure = measure.func
+    return getattr(measure, "__name__", type(measure).__name__)
+
+
 def _named(measure: Measure, snapshot: Snapshot) -> dict[str, Array]:
     result = measure(snapshot)
     if not isinstance(result, Mapping):
-        result = {getattr(measure, "__name__", type(measure).__name__): result}
+        result = {measure_name(measure): result}
     return {name: _inexact(value) for name, value in result.items()}
 
 

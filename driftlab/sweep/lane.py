@@ -143,13 +143,6 @@ def lane_program(
             _check_next(state, snapshot)
             return snapshot
 
-        def judge(value: Array, initial_value: Array) -> Int8[Array, ""]:
-            limit = jnp.where(
-                initial_value == 0, jnp.inf, initial_value + divergence_factor * abs(initial_value)
-            )
-            verdict = jnp.where(value > limit, DIVERGED, OK)
-            return jnp.where(jnp.isfinite(value), verdict, NONFINITE).astype(jnp.int8)
-
         def one_record(
             row: Int[Array, ""], carry: tuple[Lane, dict[str, Array]]
         ) -> tuple[Lane, dict[str, Array]]:
@@ -158,12 +151,10 @@ def lane_program(
             step = jnp.minimum(index * schedule.record_every, schedule.steps)
             snapshot = observe(lane.params, lane.inner, step)
             initial_value = jnp.where(index == 0, snapshot.value, lane.initial_value)
-            found = judge(snapshot.value, initial_value)
+            found = _judge(snapshot.value, initial_value, divergence_factor)
             # A loss may stay finite while a parameter it ignores does not.
             found = jnp.where(_all_finite(lane.params), found, jnp.int8(NONFINITE))
-            fresh = (lane.verdict == OK) & (found != OK)
-            verdict = jnp.where(fresh, found, lane.verdict)
-            verdict_step = jnp.where(fresh, step, lane.verdict_step)
+            verdict, verdict_step = _first(lane.verdict, lane.verdict_step, found, step)
             alive = verdict == OK
 
             good = _select(alive, (lane.params, lane.inner), lane.good)
@@ -189,11 +180,13 @@ def lane_program(
             def one_step(offset, carry):
                 params, inner, verdict, verdict_step = carry
                 snapshot = observe(params, inner, step + offset)
-                found = judge(snapshot.value, initial_value)
-                fresh = (verdict == OK) & (found != OK)
-                verdict_step = jnp.where(fresh, step + offset, verdict_step)
-                verdict = jnp.where(fresh, found, verdict)
-                return snapshot.next_state.params, snapshot.next_state.inner, verdict, verdict_step
+                found = _judge(snapshot.value, initial_value, divergence_factor)
+                following = snapshot.next_state
+                return (
+                    following.params,
+                    following.inner,
+                    *_first(verdict, verdict_step, found, step + offset),
+                )
 
             params, inner, verdict, verdict_step = jax.lax.fori_loop(
                 1, inner_steps, one_step, (params, inner, verdict, verdict_step)
@@ -201,15 +194,8 @@ def lane_program(
             # Back to the last good record, so that a dead lane carries no NaN (which can send a
             # line search to its iteration limit, and with it every lane beside it).
             params, inner = _select(verdict == OK, (params, inner), good)
-            return Lane(
-                params,
-                inner,
-                good,
-                lane.initial_params,
-                initial_value,
-                verdict,
-                verdict_step,
-            ), buffer
+            initial = (lane.initial_params, initial_value)
+            return Lane(params, inner, good, *initial, verdict, verdict_step), buffer
 
         shapes = jax.eval_shape(
             lambda: record(
@@ -231,6 +217,24 @@ def lane_program(
         return dynamics.step(state).params
 
     return LaneProgram(initialize, advance, step)
+
+
+def _judge(
+    value: Float[Array, ""], initial_value: Float[Array, ""], divergence_factor: float
+) -> Int8[Array, ""]:
+    """The verdict on one value of what is minimised."""
+    limit = initial_value + divergence_factor * abs(initial_value)
+    diverged = (value > limit) & (initial_value != 0)
+    verdict = jnp.where(diverged, DIVERGED, OK)
+    return jnp.where(jnp.isfinite(value), verdict, NONFINITE).astype(jnp.int8)
+
+
+def _first(
+    verdict: Int8[Array, ""], verdict_step: Int[Array, ""], found: Int8[Array, ""], step: Array
+) -> tuple[Int8[Array, ""], Int[Array, ""]]:
+    """Verdict and step with what was found at `step`; the first verdict stands."""
+    fresh = (verdict == OK) & (found != OK)
+    return jnp.where(fresh, found, verdict), jnp.where(fresh, step, verdict_step)
 
 
 def _select(condition: Bool[Array, ""], chosen: PyTree, other: PyTree) -> PyTree:
@@ -258,8 +262,8 @@ def _check_next(state: State, snapshot: Snapshot) -> None:
     following = snapshot.next_state
     if following.key is not state.key:
         raise ValueError(
-            "a Dynamics' step must return state.key unchanged (it is the run's key, shared by "
-            "its steps); draw with jax.random.fold_in(state.key, state.step)."
+            "a Dynamics' step must return state.key itself (it is the run's key, shared by its "
+            "steps); draw with jax.random.fold_in(state.key, state.step)."
         )
     before, after = (state.params, state.inner), (following.params, following.inner)
     if jax.tree.structure(before) != jax.tree.structure(after):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from driftlab.measures import Measure
+from driftlab.measures.recording import measure_name
 from driftlab.sweep import strategy
 from driftlab.sweep.grid import Grid, canonical
 from driftlab.sweep.lane import Build, Schedule, lane_program
@@ -156,6 +157,6 @@ def run_identity(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measure_name(measure: Measure) -> str:
-    name = getattr(measure, "__name__", type(measure).__name__)
+    name = measure_name(measure)
     interval = getattr(measure, "interval", 1)
     return name if interval == 1 else f"{name} every {interval}"

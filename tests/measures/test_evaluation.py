@@ -74,7 +74,7 @@ class TestBoth:
         loss, _ = expected_on(data)
         np.testing.assert_allclose(make()(snapshot_of(objective))[f"{name}_loss"], loss, rtol=1e-12)
 
-    # FAILS at 179e843: 0 raises ZeroDivisionError inside the sweep, -1 a reshape error, True and
+    # Was once broken: 0 raises ZeroDivisionError inside the sweep, -1 a reshape error, True and
     # 1.5 pass or fail by accident. Check it in `evaluation` itself, as `every` does.
     @pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])
     def test_refuses_what_is_no_batch_size(self, name, batch_size):
@@ -82,14 +82,13 @@ class TestBoth:
         with pytest.raises(ValueError, match="batch_size must be a positive integer"):
             make(batch_size)
 
-    # FAILS at 179e843: the metric silently takes the place of the loss.
+    # Was once broken: the metric silently takes the place of the loss.
     def test_a_metric_called_loss_is_refused(self, name):
         make, _ = MEASURES[name]
-        objective = dataclasses.replace(OBJECTIVE, metrics={"loss": sign_agreement})
         with pytest.raises(ValueError, match="loss"):
-            make()(snapshot_of(objective))
+            make()(snapshot_of(dataclasses.replace(OBJECTIVE, metrics={"loss": sign_agreement})))
 
-    # FAILS at 179e843: batches are summed over the metric's own axis too: (3,) whole, () batched.
+    # Was once broken: batches are summed over the metric's own axis too: (3,) whole, () batched.
     def test_a_metric_is_the_same_whole_and_in_batches(self, name):
         """A metric that is no scalar is either refused, or averaged over batches alone."""
         make, _ = MEASURES[name]

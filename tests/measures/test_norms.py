@@ -69,7 +69,7 @@ class TestEffectiveLearningRate:
         snapshot = snapshot_of(optax.sgd(0.1), loss=lambda params, _: 0.0 * jnp.sum(params["w"]))
         assert measures.effective_learning_rate(snapshot) == 0
 
-    # FAILS at b5eb522: a NaN gradient is not > 0, and so is reported as 0, "no gradient".
+    # Was once broken: a NaN gradient is not > 0, and so is reported as 0, "no gradient".
     def test_of_a_gradient_that_is_nan_is_nan(self):
         params = {"w": jnp.zeros(3), "b": jnp.zeros((1, 1))}
         snapshot = snapshot_of(

@@ -69,7 +69,7 @@ class TestEvery:
         jaxpr = jax.make_jaxpr(jax.vmap(lane, (0, None)))(jnp.ones(3), jnp.int32(1))
         assert "cond" in {equation.primitive.name for equation in jaxpr.eqns}
 
-    # FAILS at b5eb522 for True: booleans are ints.
+    # Was once broken for True: booleans are ints.
     @pytest.mark.parametrize("interval", [0, -2, 1.5, "2", None, True])
     def test_refuses_what_is_no_interval(self, interval):
         with pytest.raises(ValueError, match="interval must be a positive integer of records"):
@@ -125,7 +125,7 @@ class TestRecord:
             with pytest.raises(KeyError, match="my own mistake"):
                 record([measure], make_snapshot())
 
-    # FAILS at b5eb522: a partial's name is "partial", so that two of them collide.
+    # Was once broken: a partial's name is "partial", so that two of them collide.
     def test_a_partial_is_called_after_its_function(self):
         def power(snapshot, exponent):
             return snapshot.params**exponent

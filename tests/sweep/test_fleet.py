@@ -91,6 +91,12 @@ def test_host_holds_numpy_arrays_of_every_lane_in_order(chunks):
     fleet.close()
 
 
+def kill(fleet, dead):
+    for group in fleet._groups:
+        verdict = dead[np.pad(group.positions, (0, 3 - len(group.positions)), mode="edge")]
+        group.lanes = group.lanes._replace(verdict=jnp.asarray(verdict, jnp.int8))
+
+
 @pytest.mark.parametrize("narrow", [False, True])
 def test_compaction_drops_the_dead_and_keeps_the_living(chunks, narrow):
     straight = fleet_of(chunks["three"])
@@ -101,9 +107,7 @@ def test_compaction_drops_the_dead_and_keeps_the_living(chunks, narrow):
     fleet.initialize()
     first = advanced(fleet, 0, 2)
     dead = np.array([True, True, True, False, True, True, False])
-    for group in fleet._groups:
-        verdict = dead[np.pad(group.positions, (0, 3 - len(group.positions)), mode="edge")]
-        group.lanes = group.lanes._replace(verdict=jnp.asarray(verdict, jnp.int8))
+    kill(fleet, dead)
     asked = []
     fleet.compact(~dead, (lambda n: asked.append(n) or chunks["three"]) if narrow else None)
     assert len(fleet._groups) == 1  # two lanes left of seven fit one call of three
@@ -122,6 +126,7 @@ def test_compaction_without_the_dead_changes_nothing(chunks):
     before = list(fleet._groups)
     fleet.compact(np.ones(7, bool), None)
     assert fleet._groups == before
+    kill(fleet, np.ones(7, bool))
     fleet.compact(np.zeros(7, bool), None)
     assert fleet._groups == []
     assert list(fleet.advance(0, 1)) == []

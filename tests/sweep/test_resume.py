@@ -95,7 +95,7 @@ SCRIPT = """
     lives = [100.0, 300, 900, 2000, 3500, 5000, 6000, 7500, 9000, 1e8, 2e8]
     print("start", flush=True)
     sweep(
-        problems.mortal, Grid({{"life": lives}}), 10000, record_every=20,
+        problems.mortal, Grid({{"life": lives}}), 10000, record_every=40,
         measures=[loss, problems.parameters], lanes={lanes!r}, compact=True, devices=1,
         out=sys.argv[1], checkpoint_seconds=0, progress=False,
     )
@@ -126,12 +126,21 @@ def test_a_run_killed_at_random_moments_has_the_bits_of_one_that_was_not(problem
         assert process.returncode == 0, errors
         duration = time.monotonic() - began
 
+    # First while it starts and compiles, then while it steps and, most of the time, writes.
     rng, killed = random.Random(lanes), 0
-    moments = [0.2, 0.4, 0.55, 0.65, 0.75]
-    for moment in moments:
+    status = tmp_path / "killed" / PROGRESS
+    for early in (True, False, True, False, False):
         with start(script, tmp_path / "killed") as process:
             process.stdout.readline()
-            time.sleep(duration * (moment + rng.uniform(-0.05, 0.05)))
+            before = status.stat().st_mtime_ns if status.exists() else 0
+            if early:
+                time.sleep(rng.uniform(0.1, 0.5) * duration)
+            else:
+                while process.poll() is None and (
+                    not status.exists() or status.stat().st_mtime_ns == before
+                ):
+                    time.sleep(0.01)
+                time.sleep(rng.uniform(0.0, 0.3))
             killed += process.poll() is None
             process.kill()
             _, errors = process.communicate(timeout=60)
@@ -152,7 +161,7 @@ def test_a_run_killed_at_random_moments_has_the_bits_of_one_that_was_not(problem
 
 def test_a_second_interrupt_acts_at_once(tmp_path):
     script = SCRIPT.format(problems=str(Path(__file__).parent), lanes="chunk:3")
-    script = textwrap.dedent(script).replace("10000", "2000000").replace("every=20", "every=100000")
+    script = textwrap.dedent(script).replace("10000", "2000000").replace("every=40", "every=100000")
     with start(script, tmp_path) as process:
         process.stdout.readline()
         deadline = time.monotonic() + 60
