@@ -96,7 +96,11 @@ def run(main: Callable[[], None]) -> None:
         except (ValueError, TypeError, ImportError, OSError, FolderError) as error:
             if TRACEBACK.value:
                 traceback.print_exc()
-            notes = "".join(f"\n  ({note})" for note in getattr(error, "__notes__", ()))
+            notes = "".join(
+                f"\n  ({note})"
+                for note in getattr(error, "__notes__", ())
+                if "JAX has removed" not in note  # JAX's own, on the traceback that is not shown
+            )
             name = Path(sys.argv[0]).stem
             print(f"{name}: {error}{notes}", file=sys.stderr)
             sys.exit(EXIT_ERROR)

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 CONFIG = flags.define_config("lr_sweep.py")
 absl_flags.adopt_module_key_flags(flags)
 OPTIMIZER = absl_flags.DEFINE_string(
-    "optimizer", None, "optax aliases or module:function, comma-separated. Overrides the config's."
+    "optimizer",
+    None,
+    "optax aliases or module:function, comma-separated. Overrides the config's, and its arguments.",
 )
 OPTIMIZER_ARGS = absl_flags.DEFINE_string(
     "optimizer_args", None, "The optimiser's arguments: momentum=0.9,nesterov=True."
@@ -216,6 +218,8 @@ def tables(dataset: "xarray.Dataset") -> dict[str, list[dict[str, Any]]]:
 def main() -> None:
     """Runs the sweep that the flags describe."""
     config = flags.override(CONFIG.value)
+    if OPTIMIZER.value is not None:
+        config.optimizer_args = ""  # those in the config are another optimiser's
     for flag in (OPTIMIZER, OPTIMIZER_ARGS):
         if flag.value is not None:
             config[flag.name] = flag.value

@@ -25,16 +25,14 @@ def candidate_folders(
         system: absolute paths where packages of the operating system install the files.
 
     Returns:
-        `data_dir` and its subfolder, then the same two for the folder that the environment variable
-        `DRIFTLAB_DATA_DIR` names, then `system`.
+        `data_dir` and its subfolder if it was named (and nothing else: other data than the user
+        asked for must not be loaded in silence); otherwise the same two for the folder that the
+        environment variable `DRIFTLAB_DATA_DIR` names, then `system`.
     """
-    roots = [root for root in (data_dir, os.environ.get(ENVIRONMENT_VARIABLE)) if root]
-    folders = [
-        folder
-        for root in roots
-        for folder in (Path(root).expanduser(), Path(root).expanduser() / subfolder)
-    ]
-    return [*folders, *(Path(folder) for folder in system)]
+    named = data_dir or os.environ.get(ENVIRONMENT_VARIABLE)
+    root = Path(named).expanduser() if named else None
+    folders = [root, root / subfolder] if root else []
+    return folders if data_dir else [*folders, *(Path(folder) for folder in system)]
 
 
 def find_files(

@@ -75,7 +75,7 @@ def load(
         ImportError: the package that ships the data is missing.
         DataError: a file is corrupt, truncated or not the published one.
 
-    Example:
+    Examples:
         >>> from driftlab import data
         >>> digits = data.load("digits", train_size=500, flatten=True)
         >>> digits.train.inputs.shape, digits.test.inputs.shape

@@ -51,7 +51,7 @@ def create(name: str, num_outputs: int, **attributes: Any) -> nn.Module:
     Raises:
         ValueError: an unknown name, an unknown attribute or a missing one.
 
-    Example:
+    Examples:
         >>> from driftlab import models
         >>> models.create("mlp", 10, widths=(64, 32)).widths
         (64, 32)

@@ -1,14 +1,14 @@
 """The sweep's main loop: block after block, segment after segment."""
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from driftlab.sweep import strategy
+from driftlab.sweep.checkpoint import block_name
 from driftlab.sweep.fleet import Fleet
 from driftlab.sweep.folder import FINISHED
 from driftlab.sweep.journal import Journal
@@ -68,7 +68,6 @@ class Engine:
           Interrupted: if the process was asked to stop.
         """
         points = list(self.plan.grid.static_points())
-        number = 0
         try:
             for point, lanes in self.shares:
                 program = lane_program(
@@ -80,12 +79,12 @@ class Engine:
                     min(_CAPACITY, self.num_records),
                 )
                 compiled: dict[int, Chunks] = {}
-                for block in _blocks(lanes, self._block_lanes(program, self.plan.widths[point])):
-                    if self.journal and self.journal.is_finished(number):
-                        self.progress.skip(len(block) * self.plan.schedule.steps)
+                for part in _blocks(lanes, self._block_lanes(program, self.plan.widths[point])):
+                    if self.journal and self.journal.is_finished(block_name(point, part)):
+                        self.progress.skip(len(part) * self.plan.schedule.steps)
                     else:
-                        self._run_block(number, point, block, program, compiled)
-                    number += 1
+                        self._stop_if_asked()  # with a block still to run
+                        self._run_block(block_name(point, part), point, part, program, compiled)
         finally:
             self.progress.close()
         status = self._status()
@@ -97,14 +96,14 @@ class Engine:
 
     def _run_block(
         self,
-        number: int,
+        block: str,
         point: int,
         lanes: np.ndarray,
         program: LaneProgram,
         compiled: dict[int, Chunks],
     ) -> None:
         """Runs some lanes of one static point to the end."""
-        plan, records, width = self.plan, self.records, self.plan.widths[point]
+        plan, width = self.plan, self.plan.widths[point]
         hparams = {name: values[lanes] for name, values in lane_hparams(plan.grid).items()}
         keys = plan.grid.lane_keys(plan.key)
         keys = keys[lanes] if keys.ndim else keys
@@ -119,12 +118,27 @@ class Engine:
                 self.call_bytes = max(self.call_bytes, compiled[lanes_together].call_bytes)
             return compiled[lanes_together]
 
+        fleet = Fleet(chunks(width), hparams, keys, strategy.num_workers(plan.devices))
+        try:
+            self._advance_block(fleet, block, point, lanes, chunks)
+        finally:
+            fleet.close()
+
+    def _advance_block(
+        self,
+        fleet: Fleet,
+        block: str,
+        point: int,
+        lanes: np.ndarray,
+        chunks: Callable[[int], Chunks],
+    ) -> None:
+        plan, records, width = self.plan, self.records, self.plan.widths[point]
+
         def narrower(alive: int) -> Chunks:
-            share = -(-max(1, alive) // len(plan.devices))
+            share = -(-alive // len(plan.devices))
             return chunks(min(width, 1 << (share - 1).bit_length()))
 
-        fleet = Fleet(chunks(width), hparams, keys, _workers(plan.devices))
-        saved = self.journal.open_block(number, fleet.host) if self.journal else None
+        saved = self.journal.open_block(block, fleet.host) if self.journal else None
         record = 0
         if saved:
             record, saved_width, host = saved
@@ -161,13 +175,11 @@ class Engine:
             if self.journal and (due or self.stop.requested):
                 chunk_width = fleet.width // len(plan.devices)
                 lanes_now, status = fleet.gather(), self._status()
-                self.journal.checkpoint(number, point, record, chunk_width, lanes_now, status)
+                self.journal.checkpoint(block, point, record, chunk_width, lanes_now, status)
                 last_checkpoint = time.monotonic()
             self._stop_if_asked()
         if self.journal:
-            self.journal.close_block(number, point, fleet.gather().params, self._status())
-        fleet.close()
-        self._stop_if_asked()
+            self.journal.close_block(block, point, lanes, fleet.gather().params, self._status())
 
     @property
     def _compaction_interval(self) -> int:
@@ -188,8 +200,9 @@ class Engine:
         first = {name: array[0] for name, array in values.items()}
         key = jax.random.fold_in(self.plan.key, 0)
         lane = jax.eval_shape(program.initialize, first, key)
-        budget = strategy.resident_bytes(self.plan.devices[0].platform)
-        return max(1, budget // (strategy.tree_bytes(lane) * width)) * width
+        budget = strategy.resident_bytes(self.plan.devices[0].platform) * len(self.plan.devices)
+        call = width * len(self.plan.devices)
+        return max(1, budget // (strategy.tree_bytes(lane) * call)) * call
 
     def _show(self, alive: np.ndarray, record: int, count: int, seconds: float) -> None:
         steps = self.plan.schedule.record_steps
@@ -214,13 +227,6 @@ class Engine:
             self.journal.interrupt(self._status())
             where = f"everything is in {self.journal.folder}; the same command continues it"
         raise Interrupted(f"stopped by {self.stop.requested}: {where}.")
-
-
-def _workers(devices: Sequence[jax.Device]) -> int:
-    # A CPU device runs programs of several threads side by side; an accelerator queues them.
-    if len(devices) > 1 or devices[0].platform != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _blocks(lanes: np.ndarray, size: int) -> list[np.ndarray]:

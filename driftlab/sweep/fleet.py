@@ -7,6 +7,7 @@ resuming and compaction, so the three cannot disagree.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ class _Group:
     """The lanes of one call. Padded at the end by copies of its last lane."""
 
     positions: np.ndarray  # places in the block
-    arguments: tuple[dict[str, np.ndarray], PRNGKeyArray]
+    arguments: tuple  # hyper-parameters and keys, on the devices
     lanes: Lane | None  # None while a call consumes them
 
 
@@ -56,12 +57,14 @@ class Fleet:
     def initialize(self) -> None:
         """Puts every lane at step 0."""
 
-        def start(positions: np.ndarray) -> _Group:
-            arguments = self._arguments(_padded(positions, self._chunks.width))
-            lanes = self._chunks.initialize(*arguments)
-            return _Group(positions, arguments, jax.block_until_ready(lanes))
+        def start(group: _Group) -> None:
+            group.lanes = jax.block_until_ready(self._chunks.initialize(group.arguments))
 
-        self._groups = list(self._pool.map(start, self._split(np.arange(self._size))))
+        self._groups = [
+            _Group(positions, self._arguments(_padded(positions, self.width)), None)
+            for positions in self._split(np.arange(self._size))
+        ]
+        list(self._pool.map(start, self._groups))
 
     def advance(
         self, first: int, count: int
@@ -81,7 +84,7 @@ class Fleet:
             # The lanes go into the call alone, so that their memory can be reused in it.
             lanes, group.lanes = group.lanes, None
             group.lanes, records = self._chunks.advance(
-                *group.arguments, lanes, np.int32(first), np.int32(count)
+                group.arguments, lanes, np.int32(first), np.int32(count)
             )
             n = len(group.positions)
             host = jax.device_get((records, group.lanes.verdict, group.lanes.verdict_step))
@@ -114,7 +117,7 @@ class Fleet:
         for positions in self._split(alive):
             padded = _padded(positions, self._chunks.width)
             stored = jax.tree.map(lambda leaf, padded=padded: leaf[padded], host)
-            lanes = _restored(stored, self._chunks.lanes)
+            lanes = self._chunks.place_lanes(_restored(stored, self._chunks.lanes))
             self._groups.append(_Group(positions, self._arguments(padded), lanes))
 
     def compact(self, alive: np.ndarray, narrower: Callable[[int], Chunks] | None) -> None:
@@ -130,18 +133,21 @@ class Fleet:
             self._retire(group)
             self._groups.remove(group)
         living = int(alive.sum())
-        if narrower is not None and 0 < living <= self._chunks.width // 2:
+        if not living:
+            return
+        if narrower is not None and living <= self._chunks.width // 2:
             self.place(self.gather(), narrower(living))
         elif -(-living // self._chunks.width) <= len(self._groups) // 2:
             self.place(self.gather())
 
     def close(self) -> None:
-        """Ends the threads."""
-        self._pool.shutdown()
+        """Ends the threads, without the calls that are still to come."""
+        self._pool.shutdown(cancel_futures=True)
 
-    def _arguments(self, padded: np.ndarray) -> tuple[dict[str, np.ndarray], PRNGKeyArray]:
+    def _arguments(self, padded: np.ndarray) -> tuple:
         hparams = {name: values[padded] for name, values in self._hparams.items()}
-        return hparams, self._keys[padded] if self._keys.ndim else self._keys
+        keys = self._keys[padded] if self._keys.ndim else self._keys
+        return self._chunks.place(hparams, keys)
 
     def _split(self, positions: np.ndarray) -> list[np.ndarray]:
         width = self._chunks.width
@@ -167,15 +173,24 @@ def _storable(tree: PyTree) -> PyTree:
 
 
 def _restored(tree: PyTree, template: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf, like: (
-            jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
-            if _is_key(like)
-            else leaf
-        ),
-        tree,
-        template,
-    )
+    def restore(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> Array | np.ndarray:
+        if not _is_key(like):
+            return leaf
+        return jax.random.wrap_key_data(leaf, impl=_key_implementation(like))
+
+    return jax.tree.map(restore, tree, template)
+
+
+def _key_implementation(like: jax.ShapeDtypeStruct) -> Any:
+    """The generator of a key's type; JAX tells it of keys alone, so one is traced."""
+    found = []
+
+    def look(key: PRNGKeyArray) -> Array:
+        found.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    jax.eval_shape(look, like)
+    return found[0]
 
 
 def _is_key(leaf: Array) -> bool:

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,11 +47,15 @@ def read_json(path: Path) -> dict[str, Any]:
       FolderError: if it is not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not even text
+        content = error
+    if not isinstance(content, dict) or not isinstance(content.get("run", {}), dict):
         raise FolderError(
-            f"{path} is not readable JSON ({error}); the folder is damaged, use another one."
-        ) from None
+            f"{path} is not the JSON that a run writes ({str(content)[:80]}); the folder is "
+            "damaged, use another one."
+        )
+    return content
 
 
 @contextlib.contextmanager
@@ -81,9 +86,11 @@ def opened(folder: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
             raise FolderError(
                 f"another process is writing in {folder}; wait for it or use another folder."
             ) from None
+        for leftover in folder.glob("*.partial-*"):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         config = folder / CONFIG
         if config.exists():
-            _refuse_other(folder, read_json(config)["run"], identity)
+            _refuse_other(folder, read_json(config).get("run", {}), identity)
         else:
             write_json(config, {"run": identity, "environment": environment()})
         yield folder

@@ -131,8 +131,9 @@ def _lane_axis(name: str, values: Any) -> np.ndarray:
         )
     if np.iscomplexobj(array) or not np.isfinite(array).all():
         raise ValueError(f"lane axis {name!r} needs finite real numbers; got {array.tolist()}.")
-    if name == SEED_AXIS and (not np.issubdtype(array.dtype, np.integer) or (array < 0).any()):
-        raise ValueError(f"lane axis 'seed' needs non-negative integers; got {array.tolist()}.")
+    seeds = np.issubdtype(array.dtype, np.integer) and (0 <= array).all() and (array < 2**31).all()
+    if name == SEED_AXIS and not seeds:
+        raise ValueError(f"lane axis 'seed' needs integers in [0, 2**31); got {array.tolist()}.")
     _check_distinct(name, array.tolist())
     return array
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
-from driftlab.sweep.checkpoint import Checkpoints
+from driftlab.sweep.checkpoint import Checkpoints, is_finished
 from driftlab.sweep.folder import FINISHED, INTERRUPTED, PROGRESS, RUNNING, read_json, write_json
 from driftlab.sweep.results import MetricsStore, Records, read_zarr
 
@@ -37,33 +38,32 @@ class Journal:
         path = self.folder / PROGRESS
         return read_json(path).get("wall_seconds", 0.0) if path.exists() else 0.0
 
-    def open_block(self, number: int, template: PyTree) -> tuple[int, int, PyTree] | None:
+    def open_block(self, block: str, template: PyTree) -> tuple[int, int, PyTree] | None:
         """Starts on a block of lanes.
 
         Args:
-          number: the block's number.
+          block: the block's name.
           template: NumPy arrays of the lanes' shapes and types.
 
         Returns:
           `(record, width, lanes)` of its newest checkpoint, if there is one.
         """
-        with Checkpoints(self.folder, number) as checkpoints:
+        with Checkpoints(self.folder, block) as checkpoints:
             saved = checkpoints.restore(template)
         self._unwritten = saved[0] if saved else 0
         return saved
 
-    def is_finished(self, number: int) -> bool:
+    def is_finished(self, block: str) -> bool:
         """Whether a block has run to its end.
 
         Args:
-          number: the block's number.
+          block: the block's name.
         """
-        with Checkpoints(self.folder, number) as checkpoints:
-            return checkpoints.finished
+        return is_finished(self.folder, block)
 
     def checkpoint(
         self,
-        number: int,
+        block: str,
         point: int,
         record: int,
         width: int,
@@ -73,7 +73,7 @@ class Journal:
         """Puts everything up to a record on disk.
 
         Args:
-          number: the block's number.
+          block: the block's name.
           point: its static point.
           record: the next record to make.
           width: the chunk width its lanes run at.
@@ -81,25 +81,26 @@ class Journal:
           status: wall time and the like.
         """
         self._store.write(self._records, self._unwritten, point)
-        with Checkpoints(self.folder, number) as checkpoints:
+        with Checkpoints(self.folder, block) as checkpoints:
             checkpoints.save(record, width, lanes)
         self._status(RUNNING, status)
         self._unwritten = record
 
     def close_block(
-        self, number: int, point: int, params: PyTree, status: Mapping[str, Any]
+        self, block: str, point: int, lanes: np.ndarray, params: PyTree, status: Mapping[str, Any]
     ) -> None:
         """Puts a block's end on disk: all its records and its final parameters.
 
         Args:
-          number: the block's number.
+          block: the block's name.
           point: its static point.
+          lanes: its lane numbers, `(n,)`.
           params: its lanes' final parameters, NumPy arrays.
           status: wall time and the like.
         """
         self._store.write(self._records, self._unwritten, point)
-        with Checkpoints(self.folder, number) as checkpoints:
-            checkpoints.finish(params)
+        with Checkpoints(self.folder, block) as checkpoints:
+            checkpoints.finish(lanes, params)
         self._status(RUNNING, status)
 
     def interrupt(self, status: Mapping[str, Any]) -> None:

@@ -263,7 +263,8 @@ def _check_next(state: State, snapshot: Snapshot) -> None:
     if following.key is not state.key:
         raise ValueError(
             "a Dynamics' step must return state.key itself (it is the run's key, shared by its "
-            "steps); draw with jax.random.fold_in(state.key, state.step)."
+            "steps), not a copy that jax.jit or a loop passed through; draw with "
+            "jax.random.fold_in(state.key, state.step)."
         )
     before, after = (state.params, state.inner), (following.params, following.inner)
     if jax.tree.structure(before) != jax.tree.structure(after):

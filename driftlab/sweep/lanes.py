@@ -6,6 +6,7 @@ program advances one chunk on each device, by `jax.shard_map` over a mesh named 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -24,14 +25,19 @@ class Chunks(NamedTuple):
 
     Attributes:
       width: lanes a call: the chunk's width times the number of devices.
-      initialize: `(hparams, keys) -> Lane`, every leaf with a leading axis of `width` lanes.
-      advance: `(hparams, keys, lanes, first, count) -> (lanes, records)`; consumes `lanes`.
+      place: `(hparams, keys) -> arguments` on the devices, for the two programs; lanes placed by
+        it keep their meaning in any thread (JAX's precision is a thread's own setting).
+      place_lanes: `lanes -> lanes` on the devices.
+      initialize: `(arguments) -> Lane`, every leaf with a leading axis of `width` lanes.
+      advance: `(arguments, lanes, first, count) -> (lanes, records)`; consumes `lanes`.
       lanes: the types of what `initialize` gives.
       call_bytes: device memory that one call takes, by the compiler's account.
     """
 
     width: int
-    initialize: Callable[..., Lane]
+    place: Callable[[Mapping[str, np.ndarray], PRNGKeyArray], tuple]
+    place_lanes: Callable[[PyTree], Lane]
+    initialize: Callable[[tuple], Lane]
     advance: Callable[..., tuple[Lane, dict[str, Array]]]
     lanes: Lane
     call_bytes: int
@@ -63,10 +69,12 @@ def compile_chunks(
     width = chunk_width * len(devices)
     key_axis = 0 if keys.ndim else None
     mesh = Mesh(np.asarray(devices), ("lanes",), axis_types=(AxisType.Auto,))
+    by_lane, replicated = NamedSharding(mesh, _BY_LANE), NamedSharding(mesh, _REPLICATED)
+    placed: dict[int, Array] = {}  # both programs close over the same data
 
     def over_lanes(function: Callable, axes: tuple[int | None, ...]) -> Callable:
         if chunk_width > 1:
-            return jax.vmap(function, axes)
+            return jax.vmap(function, axes, axis_size=chunk_width)
 
         def single(*args):
             args = [
@@ -77,15 +85,20 @@ def compile_chunks(
 
         return single
 
-    def compiled(
+    def lowered(
         function: Callable, axes: tuple[int | None, ...], args: tuple, donate: tuple[int, ...] = ()
-    ) -> tuple[Callable, Any]:
+    ) -> tuple[Any, list[Array]]:
         specs = tuple(_REPLICATED if axis is None else _BY_LANE for axis in axes)
         local = [
             arg if axis is None else _with_lanes(arg, chunk_width)
             for arg, axis in zip(args, axes, strict=True)
         ]
-        constants, function = hoist_constants(over_lanes(function, axes), *local)
+        found, function = hoist_constants(over_lanes(function, axes), *local)
+        constants = []
+        for constant in found:
+            if id(constant) not in placed:
+                placed[id(constant)] = jax.device_put(constant, replicated)
+            constants.append(placed[id(constant)])
         sharded = jax.shard_map(
             function,
             mesh=mesh,
@@ -93,32 +106,41 @@ def compile_chunks(
             out_specs=_BY_LANE,
             check_vma=False,
         )
-        shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
-        constants = jax.device_put(constants, NamedSharding(mesh, _REPLICATED))
-        executable = (
-            jax.jit(
-                sharded,
-                in_shardings=(NamedSharding(mesh, _REPLICATED), *shardings),
-                donate_argnums=tuple(index + 1 for index in donate),
-            )
-            .lower(constants, *args)
-            .compile()
+        jitted = jax.jit(
+            sharded,
+            in_shardings=(replicated, *(NamedSharding(mesh, spec) for spec in specs)),
+            donate_argnums=tuple(index + 1 for index in donate),
         )
-        return lambda *args: executable(constants, *jax.device_put(args, shardings)), executable
+        return jitted.lower(constants, *args), constants
 
     wide_hparams = _with_lanes(dict(hparams), width)
-    wide_keys = _with_lanes(keys, width) if keys.ndim else jax.typeof(keys)
-    wide_keys = jax.ShapeDtypeStruct(wide_keys.shape, keys.dtype)
-    initialize, _ = compiled(program.initialize, (0, key_axis), (wide_hparams, wide_keys))
-    lanes = jax.eval_shape(jax.vmap(program.initialize, (0, key_axis)), wide_hparams, wide_keys)
+    wide_keys = jax.ShapeDtypeStruct((width,) if keys.ndim else (), keys.dtype)
+    lanes = jax.eval_shape(
+        jax.vmap(program.initialize, (0, key_axis), axis_size=width), wide_hparams, wide_keys
+    )
     index = jax.ShapeDtypeStruct((), np.dtype("int32"))
-    advance, executable = compiled(
+    start, start_constants = lowered(program.initialize, (0, key_axis), (wide_hparams, wide_keys))
+    step, step_constants = lowered(
         program.advance,
         (0, key_axis, 0, None, None),
         (wide_hparams, wide_keys, lanes, index, index),
         donate=(2,),
     )
-    return Chunks(width, initialize, advance, lanes, _call_bytes(executable))
+    with ThreadPoolExecutor(2) as pool:  # XLA compiles without holding Python's lock
+        initialize, advance = pool.map(lambda lowering: lowering.compile(), (start, step))
+    return Chunks(
+        width=width,
+        place=lambda hparams, keys: jax.device_put(
+            (dict(hparams), keys), (by_lane, by_lane if keys.ndim else replicated)
+        ),
+        place_lanes=lambda lanes: jax.device_put(lanes, by_lane),
+        initialize=lambda arguments: initialize(start_constants, *arguments),
+        advance=lambda arguments, lanes, first, count: advance(
+            step_constants, *arguments, lanes, first, count
+        ),
+        lanes=lanes,
+        call_bytes=_call_bytes(advance),
+    )
 
 
 def hoist_constants(function: Callable, *args: PyTree) -> tuple[list[Array], Callable]:

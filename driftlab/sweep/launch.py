@@ -7,12 +7,14 @@ with another `--shard` will do.
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from driftlab.sweep.checkpoint import CHECKPOINTS, FINAL
 from driftlab.sweep.folder import (
     CONFIG,
     FINISHED,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Shard(NamedTuple):
-    """Share k of n, `1 <= k <= n`."""
+    """Share k of n, `1 <= k <= n` (as `parse_shard` makes sure)."""
 
     index: int
     count: int
@@ -151,8 +153,25 @@ def merge(folders: Sequence[Path | str], out: Path | str) -> "xarray.Dataset":
     run = {**first["run"], "shard": str(WHOLE)}
     merged.attrs["config"] = json.dumps(run)
     with opened(Path(out), run) as folder:
+        if is_finished(folder):
+            raise FolderError(f"{folder} holds the merged run already.")
         write_zarr(merged, folder / METRICS)
-        write_json(folder / PROGRESS, {"status": FINISHED, "merged_from": count})
+        for path, _ in parts.values():
+            for block in (path / CHECKPOINTS).glob(f"*/{FINAL}"):
+                target = folder / CHECKPOINTS / block.parent.name / FINAL
+                temporary = target.with_name(f"{FINAL}.partial")
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(block, temporary)
+                temporary.rename(target)
+        progress = [read_json(path / PROGRESS) for path, _ in parts.values()]
+        status = {
+            "status": FINISHED,
+            "merged_from": count,
+            "wall_seconds": sum(part["wall_seconds"] for part in progress),
+            "compile_seconds": sum(part["compile_seconds"] for part in progress),
+            "call_bytes": max(part["call_bytes"] for part in progress),
+        }
+        write_json(folder / PROGRESS, status)
     return merged
 
 

@@ -13,7 +13,8 @@ from driftlab.measures.recording import measure_name
 from driftlab.sweep import strategy
 from driftlab.sweep.grid import Grid, canonical
 from driftlab.sweep.lane import Build, Schedule, lane_program
-from driftlab.sweep.launch import Shard, parse_shard
+from driftlab.sweep.launch import Shard, parse_shard, shard_lanes
+from driftlab.sweep.results import coordinate
 
 
 class Plan(NamedTuple):
@@ -78,34 +79,63 @@ def make_plan(
     if not divergence_factor > 0:
         raise ValueError(f"divergence_factor must be positive; got {divergence_factor!r}.")
     strategy.parse(lanes)
-    shard = parse_shard(shard) if isinstance(shard, str) else shard
+    shard = parse_shard(str(Shard(*shard)) if isinstance(shard, tuple) else shard)
+    for name, values in lane_hparams(grid).items():
+        if len(np.unique(values)) < len(np.unique(grid.lane_values()[name])):
+            raise ValueError(
+                f"lane axis {name!r} holds values that are equal in {values.dtype}; space them "
+                "wider, or compute in 64 bits."
+            )
     schedule = Schedule(int(steps), int(record_every))
     measures = tuple(measures)
     chosen = _devices(devices)
-    key = jax.random.key(seed)
+    if not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed must be an integer; got {seed!r}.")
+    key = jax.random.key(int(seed))
     lane_key = jax.random.fold_in(key, 0)
     hparams = {name: jnp.asarray(values[0]) for name, values in lane_hparams(grid).items()}
-    backend, widths = chosen[0].platform, []
+    backend, widths, recorded = chosen[0].platform, [], None
     for point in grid.static_points():
         program = lane_program(build, point, measures, schedule, divergence_factor, 1)
         try:
             lane = jax.eval_shape(program.initialize, hparams, lane_key)
             zero = jnp.zeros((), jnp.int32)
-            jax.eval_shape(program.advance, hparams, lane_key, lane, zero, zero)
+            _, records = jax.eval_shape(program.advance, hparams, lane_key, lane, zero, zero)
         except Exception as error:
             error.add_note(f"while tracing the lane program at the static point {point}")
             raise
+        shapes = {name: (value.shape, value.dtype) for name, value in records.items()}
+        _check_names(shapes, grid)
+        if recorded not in (None, shapes):
+            raise ValueError(
+                f"measures must record the same at every static point; {point} records "
+                f"{shapes}, the point before it {recorded}."
+            )
+        recorded = shapes
         cost = strategy.StepCost(
             flops=strategy.flops(program.step, hparams, lane_key, lane) if lanes == "auto" else 0,
             lane_bytes=strategy.tree_bytes(lane),
         )
-        widths.append(strategy.chunk_width(lanes, cost, grid.num_lanes, len(chosen), backend))
+        widths.append(
+            strategy.chunk_width(
+                lanes, cost, grid.num_lanes, len(chosen), backend, strategy.num_workers(chosen)
+            )
+        )
+    shard_lanes(grid, widths, shard)  # raises where there are too few chunks
     keeps_bits = lanes != "vmap" and (lanes != "auto" or backend == "cpu")
     return Plan(
-        build, grid, schedule, measures, float(divergence_factor), seed, chosen,
+        build, grid, schedule, measures, float(divergence_factor), int(seed), chosen,
         tuple(widths),
         keeps_bits if compact is None else compact, keeps_bits, shard,
     )  # fmt: skip
+
+
+def _check_names(recorded: Mapping[str, Any], grid: Grid) -> None:
+    taken = sorted({*grid.axes, "step", "verdict", "verdict_step"} & recorded.keys())
+    if taken:
+        raise ValueError(
+            f"a measure records {taken}, which a sweep's result uses itself; rename it."
+        )
 
 
 def _devices(devices: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
@@ -113,6 +143,8 @@ def _devices(devices: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ..
     if devices is None:
         return tuple(available)
     if not isinstance(devices, int):
+        if not devices:
+            raise ValueError("devices is empty; give a number, devices, or None for all.")
         return tuple(devices)
     if not 1 <= devices <= len(available):
         raise ValueError(
@@ -141,7 +173,9 @@ def run_identity(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
         "config": dict(config),
         "grid": {
             "lanes": {name: values.tolist() for name, values in plan.grid.lanes.items()},
-            "static": {name: [str(v) for v in values] for name, values in plan.grid.static.items()},
+            "static": {
+                name: coordinate(values).tolist() for name, values in plan.grid.static.items()
+            },
         },
         "steps": plan.schedule.steps,
         "record_every": plan.schedule.record_every,

@@ -45,9 +45,10 @@ def stop_on_signals() -> Iterator[Stop]:
         stop.requested = signal.Signals(number).name
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, request)
     try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # None: a handler that Python did not install and cannot put back.
+            previous[number] = signal.signal(number, request) or signal.SIG_DFL
         yield stop
     finally:
         for number, handler in previous.items():

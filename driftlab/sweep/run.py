@@ -81,7 +81,9 @@ def sweep(
     Raises:
       ValueError: for an argument out of range, before anything is compiled or written.
       FolderError: if the folder cannot be used (a ValueError that says why).
-      Interrupted: after SIGTERM or SIGINT, with everything on disk.
+      Interrupted: after SIGTERM or SIGINT, with everything on disk. A segment ends at a record
+        of all lanes, so with a long `record_every` this takes that long; a second signal acts
+        at once.
     """
     if out is not None:  # before a minute is spent on tracing
         refuse_unusable(Path(out))

@@ -1,7 +1,8 @@
 """How many lanes a device advances together: the lane strategies and the rule behind `auto`."""
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -39,6 +40,8 @@ def parse(lanes: str) -> str | int:
     Raises:
       ValueError: for anything else.
     """
+    if not isinstance(lanes, str):
+        lanes = repr(lanes)
     if lanes in ("auto", "vmap"):
         return lanes
     if lanes == "map":
@@ -51,7 +54,14 @@ def parse(lanes: str) -> str | int:
     return int(match[1])
 
 
-def chunk_width(lanes: str, cost: StepCost, num_lanes: int, num_devices: int, backend: str) -> int:
+def chunk_width(
+    lanes: str,
+    cost: StepCost,
+    num_lanes: int,
+    num_devices: int,
+    backend: str,
+    num_workers: int = 1,
+) -> int:
     """The chunk width of a strategy; for `auto`, a deterministic rule.
 
     Args:
@@ -60,9 +70,11 @@ def chunk_width(lanes: str, cost: StepCost, num_lanes: int, num_devices: int, ba
       num_lanes: lanes of a static point.
       num_devices: devices they are spread over.
       backend: "cpu", "gpu" or "tpu".
+      num_workers: chunks a device runs side by side.
 
     Returns:
-      Lanes a device advances together, at least 1.
+      Lanes a device advances together, at least 1. A width that was asked for is kept whatever
+      the number of lanes (a chunk that they do not fill is padded): widths change rounding.
     """
     strategy = parse(lanes)
     share = -(-num_lanes // num_devices)
@@ -70,8 +82,8 @@ def chunk_width(lanes: str, cost: StepCost, num_lanes: int, num_devices: int, ba
         fitting = max(1, resident_bytes(backend) // max(1, cost.lane_bytes))
         return min(share, fitting) if strategy == "auto" else share
     if isinstance(strategy, int):
-        return min(strategy, share)
-    return min(_cpu_width(cost.flops), share)
+        return strategy
+    return min(_cpu_width(cost.flops), -(-share // num_workers))
 
 
 def _cpu_width(flops: float) -> int:
@@ -112,6 +124,20 @@ def resident_bytes(backend: str) -> int:
         return _CPU_RESIDENT_BYTES
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     return int(limit * _ACCELERATOR_RESIDENT_SHARE) if limit else _ACCELERATOR_RESIDENT_BYTES
+
+
+def num_workers(devices: Sequence[jax.Device]) -> int:
+    """Threads that call a program: a CPU device runs programs of several threads side by side.
+
+    Args:
+      devices: the devices; an accelerator queues its calls, several devices are called as one.
+
+    Returns:
+      The cores this process may use, or 1.
+    """
+    if len(devices) > 1 or devices[0].platform != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -113,7 +113,7 @@ def test_a_finished_run_redraws_its_figures(finished, run):
 
 def test_own_optimizer_several_optimizers_and_axes(run, tmp_path):
     code, _, error = run(
-        *QUICK, "--optimizer=factories:mine,sgd", "--optimizer_args=",
+        *QUICK, "--optimizer=factories:mine,sgd", 
         "--config.axes=momentum=0:0.9:2:linear", "--x64", f"--out={tmp_path / 'run'}",
     )  # fmt: skip
     assert code == 0, error
@@ -179,7 +179,7 @@ BAD = {
     "repeated rate": (["--learning_rates=0.1,0.1"], "'learning_rate' holds 0.1 more than once"),
     "no seeds": (["--seeds=0"], "seeds='0'"),
     "optimizer": (["--optimizer=adm"], "no optimizer 'adm': did you mean adam"),
-    "argument": (["--optimizer=adam"], "optimizer 'adam' does not take momentum; it takes"),
+    "argument": (["--optimizer=adam", "--optimizer_args=momentum=0.9"], "optimizer 'adam' does not take momentum; it takes"),
     "arguments": (["--optimizer_args=momentum"], "optimizer_args='momentum': give key=value"),
     "module": (["--optimizer=nowhere:f"], "cannot import 'nowhere'"),
     "function": (["--optimizer=factories:f"], "module 'factories' has no 'f'"),
