@@ -104,6 +104,6 @@ def _named(measure: Measure, snapshot: Snapshot) -> dict[str, Array]:
 
 def _inexact(value: Array) -> Array:
     value = jnp.asarray(value)
-    return (
-        value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(jnp.result_type(float))
-    )
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+        return value.astype(jnp.result_type(float))
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))  # files know no bfloat16

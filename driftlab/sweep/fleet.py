@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -176,7 +177,7 @@ def _restored(tree: PyTree, template: PyTree) -> PyTree:
     def restore(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> Array | np.ndarray:
         if not _is_key(like):
             return leaf
-        return jax.random.wrap_key_data(leaf, impl=_key_implementation(like))
+        return jax.random.wrap_key_data(jnp.asarray(leaf), impl=_key_implementation(like))
 
     return jax.tree.map(restore, tree, template)
 
@@ -193,5 +194,5 @@ def _key_implementation(like: jax.ShapeDtypeStruct) -> Any:
     return found[0]
 
 
-def _is_key(leaf: Array) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -90,7 +90,10 @@ def opened(folder: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         config = folder / CONFIG
         if config.exists():
-            _refuse_other(folder, read_json(config).get("run", {}), identity)
+            stored = read_json(config).get("run")
+            if stored is None:
+                raise FolderError(f"{config} names no run; the folder is damaged, use another one.")
+            _refuse_other(folder, stored, identity)
         else:
             write_json(config, {"run": identity, "environment": environment()})
         yield folder

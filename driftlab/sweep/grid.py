@@ -131,7 +131,7 @@ def _lane_axis(name: str, values: Any) -> np.ndarray:
         )
     if np.iscomplexobj(array) or not np.isfinite(array).all():
         raise ValueError(f"lane axis {name!r} needs finite real numbers; got {array.tolist()}.")
-    seeds = np.issubdtype(array.dtype, np.integer) and (0 <= array).all() and (array < 2**31).all()
+    seeds = np.issubdtype(array.dtype, np.integer) and (array >= 0).all() and (array < 2**31).all()
     if name == SEED_AXIS and not seeds:
         raise ValueError(f"lane axis 'seed' needs integers in [0, 2**31); got {array.tolist()}.")
     _check_distinct(name, array.tolist())

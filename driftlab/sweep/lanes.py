@@ -70,7 +70,9 @@ def compile_chunks(
     key_axis = 0 if keys.ndim else None
     mesh = Mesh(np.asarray(devices), ("lanes",), axis_types=(AxisType.Auto,))
     by_lane, replicated = NamedSharding(mesh, _BY_LANE), NamedSharding(mesh, _REPLICATED)
-    placed: dict[int, Array] = {}  # both programs close over the same data
+    # Both programs close over the same data, which is placed once. The original is kept beside the
+    # copy: an identity means something only as long as its object lives.
+    placed: dict[int, tuple[Any, Array]] = {}
 
     def over_lanes(function: Callable, axes: tuple[int | None, ...]) -> Callable:
         if chunk_width > 1:
@@ -94,11 +96,10 @@ def compile_chunks(
             for arg, axis in zip(args, axes, strict=True)
         ]
         found, function = hoist_constants(over_lanes(function, axes), *local)
-        constants = []
         for constant in found:
             if id(constant) not in placed:
-                placed[id(constant)] = jax.device_put(constant, replicated)
-            constants.append(placed[id(constant)])
+                placed[id(constant)] = (constant, jax.device_put(constant, replicated))
+        constants = [placed[id(constant)][1] for constant in found]
         sharded = jax.shard_map(
             function,
             mesh=mesh,
@@ -109,6 +110,7 @@ def compile_chunks(
         jitted = jax.jit(
             sharded,
             in_shardings=(replicated, *(NamedSharding(mesh, spec) for spec in specs)),
+            out_shardings=by_lane,
             donate_argnums=tuple(index + 1 for index in donate),
         )
         return jitted.lower(constants, *args), constants

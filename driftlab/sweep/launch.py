@@ -154,7 +154,7 @@ def merge(folders: Sequence[Path | str], out: Path | str) -> "xarray.Dataset":
     merged.attrs["config"] = json.dumps(run)
     with opened(Path(out), run) as folder:
         if is_finished(folder):
-            raise FolderError(f"{folder} holds the merged run already.")
+            return read_zarr(folder / METRICS)
         write_zarr(merged, folder / METRICS)
         for path, _ in parts.values():
             for block in (path / CHECKPOINTS).glob(f"*/{FINAL}"):

@@ -67,7 +67,9 @@ def sweep(
         later records are NaN, and no other lane's bits change.
       compact: drop dead lanes from the programs. By default where that leaves the other
         lanes' bits alone (`map`, `chunk:k`); under "vmap" it changes their rounding.
-      shard: run the k-th of n shares of the sweep's chunks ("k/n"; see `driftlab.sweep.merge`).
+      shard: run the k-th of n shares of the sweep's chunks ("k/n"; `merge` of
+        `driftlab.sweep` joins
+        them).
       out: the run's folder; None keeps everything in memory. The same call with the same
         folder continues an interrupted run, bit for bit.
       config: what the user wants on record; a folder of another config is refused.

@@ -8,6 +8,7 @@ import pytest
 
 from driftlab.data import DataError, fashion_mnist, load
 from driftlab.data.fashion_mnist import CHECKSUMS, SYSTEM_FOLDERS, load_fashion_mnist
+from driftlab.data.files import candidate_folders, find_files
 
 INSTALLED = Path(SYSTEM_FOLDERS[0])
 
@@ -65,8 +66,13 @@ def test_missing_files_are_named_with_folders_and_a_remedy(folder, monkeypatch):
     message = str(raised.value)
     assert f"{folder}: without t10k-labels-idx1-ubyte\n" in message
     assert f"{folder / 'fashion_mnist'}: no such folder" in message
-    assert "/nowhere/at/all/fashion_mnist: no such folder" in message
     assert "apt-get install dataset-fashion-mnist" in message
+    # A folder that was named is not passed over in silence for another one.
+    assert "/nowhere/at/all" not in message
+    with pytest.raises(FileNotFoundError, match="/nowhere/at/all/fashion_mnist: no such folder"):
+        find_files(
+            "fashion_mnist", ["nothing"], candidate_folders(None, "fashion_mnist"), how_to_get=""
+        )
 
 
 def test_other_content_of_the_same_layout_fails_the_checksum(folder):

@@ -7,7 +7,7 @@ LABELS = np.repeat([0, 1, 2], [50, 30, 4])
 
 
 def test_stratified_split_keeps_the_proportions_and_every_example_once():
-    train, _ = stratified_split(LABELS, 21)
+    train, test = stratified_split(LABELS, 21)
     np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(84))
     # 21 / 84 of 50, 30 and 4 are 12.5, 7.5 and 1: one of the two halves is rounded up.
     np.testing.assert_array_equal(np.bincount(LABELS[test]), [13, 7, 1])

@@ -101,12 +101,15 @@ class TestRecord:
         np.testing.assert_array_equal(recorded, np.asarray(value, float))
         assert np.isnan(record([every(measure, 2)], make_snapshot(), index=1)["measure"]).all()
 
-    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.complex64])
-    def test_other_precisions_are_kept(self, dtype):
+    @pytest.mark.parametrize(
+        ("dtype", "kept"),
+        [("bfloat16", "float32"), ("float16", "float32"), ("float32",) * 2, ("complex64",) * 2],
+    )
+    def test_precisions_of_32_bits_and_more_are_kept(self, dtype, kept):
         def measure(snapshot):
             return jnp.ones((), dtype)
 
-        assert record([measure], make_snapshot())["measure"].dtype == dtype
+        assert record([measure], make_snapshot())["measure"].dtype == kept
 
     def test_two_measures_of_one_name_are_refused(self):
         def square(snapshot):

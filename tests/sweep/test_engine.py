@@ -128,12 +128,16 @@ def test_segments_keep_bits(problems, reference, monkeypatch):
 def test_blocks_keep_bits(problems, reference, monkeypatch, tmp_path):
     monkeypatch.setattr(strategy, "_CPU_RESIDENT_BYTES", 1)  # one chunk a block
     problems.assert_same_bits(run(problems, "chunk:3", out=tmp_path), reference["chunk:3"])
-    assert [len(block["bias"]) for block in final_params(tmp_path)] == [3, 3, 1]
+    blocks = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert blocks == [f"point-0000-lanes-{a:07d}-{b:07d}" for a, b in ((0, 2), (3, 5), (6, 6))]
+    lanes, params = final_params(tmp_path)
+    np.testing.assert_array_equal(lanes, np.arange(7))
+    assert len(params["bias"]) == 7
 
 
 def test_final_params_are_the_last_records(problems, tmp_path):
     dataset = run(problems, "chunk:3", out=tmp_path, devices=2)
-    (final,) = final_params(tmp_path)
+    _, final = final_params(tmp_path)
     flat = jax.vmap(lambda tree: jax.flatten_util.ravel_pytree(tree)[0])(final)
     np.testing.assert_array_equal(flat, dataset.parameters.values[:, -1])
 

@@ -98,7 +98,7 @@ def test_a_dead_lane_is_frozen_at_its_last_good_record(tmp_path):
         descend(lambda x: 5 * x * x), Grid({"learning_rate": [0.1, 0.5, 1e30]}), 47, out=tmp_path,
         measures=[theta], record_every=2, **QUIET,
     )  # fmt: skip
-    (final,) = final_params(tmp_path)
+    _, final = final_params(tmp_path)
     records = dataset.theta.values
     assert final[0] == records[0, -1]
     assert final[1] == records[1][np.isfinite(records[1])][-1] == 16.0
@@ -158,7 +158,7 @@ def test_parameters_that_turn_nan_while_the_loss_ignores_them(tmp_path):
     assert dataset.verdict.item() == "nonfinite"
     assert dataset.verdict_step.item() == 8  # the first record at which it is seen
     np.testing.assert_array_equal(np.isfinite(dataset.loss.values[0]), [1, 1, 0, 0, 0, 0])
-    (final,) = final_params(tmp_path)
+    _, final = final_params(tmp_path)
     assert final["unused"] == 1
     assert final["used"] == pytest.approx(0.9**4)
 
@@ -211,7 +211,7 @@ def test_low_precision_parameters(tmp_path, dtype):
     )  # fmt: skip
     np.testing.assert_array_equal(dataset.theta.values[0, :, 0].astype(float), 0.5 ** np.arange(7))
     assert dataset.verdict.values.tolist() == ["ok", "diverged"]
-    assert final_params(tmp_path)[0].dtype == dtype
+    assert final_params(tmp_path)[1].dtype == dtype
 
 
 def broken(**changes):
@@ -230,7 +230,7 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (broken(key=lambda state: jax.random.split(state.key)[0]), "return state.key unchanged"),
+        (broken(key=lambda state: jax.random.split(state.key)[0]), "return state.key itself"),
         (broken(params=lambda state: state.params.astype(jnp.float32)), "keep the type"),
         (broken(params=lambda state: jnp.stack([state.params] * 2)), "keep the type"),
         (broken(params=lambda state: {"x": state.params}), "keep the structure"),

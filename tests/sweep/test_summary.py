@@ -10,8 +10,8 @@ def dataset():
     """Two optimisers, four rates (unsorted), three seeds; two records."""
     rates = np.array([0.1, 0.001, 1.0, 0.01])
     final_loss = {  # optimizer -> rate -> seeds
-        "a": {0.001: [3.0, 3.0, 3.0], 0.01: [1.0, 2.0, 9.0], 0.1: [0.1, 4.0, 5.0], 1.0: [np.nan] * 3},
-        "b": {0.001: [2.0, 2.5, 3.0], 0.01: [7.0, 7.0, 7.0], 0.1: [0.1, 0.1, np.nan], 1.0: [1.0] * 3},
+        "a": {0.001: [3, 3, 3], 0.01: [1, 2, 9], 0.1: [0.1, 4, 5], 1.0: [np.nan] * 3},
+        "b": {0.001: [2, 2.5, 3], 0.01: [7, 7, 7], 0.1: [0.1, 0.1, np.nan], 1.0: [1, 1, 1]},
     }  # fmt: skip
     loss = np.full((2, 4, 3, 2), 5.0)
     loss[..., 1] = [[final_loss[o][r] for r in rates] for o in "ab"]
