@@ -87,10 +87,12 @@ def chunk_width(
 
 
 def _cpu_width(flops: float) -> int:
-    # Calibrated by benchmarks/sweep.py on two cores, recorded in docs/results/sweep.md.
+    # Calibrated on two cores, 64 lanes (docs/results/sweep.md, "Calibration"): tiny steps are all
+    # overhead, which wide chunks share; from about 1 GFLOP a step one lane fills a core, and
+    # more of them only take memory.
     if flops < 2e6:
-        return 16
-    return 8 if flops < 2e8 else 1
+        return 32
+    return 4 if flops < 1e9 else 1
 
 
 def flops(step: Callable[..., PyTree], *args: PyTree) -> float:
