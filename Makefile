@@ -39,7 +39,7 @@ bench:  ## driftlab beside its peers, in one run (an hour); results go to docs/r
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Removes .venv and what was built
 	rm -rf $(VENV) site dist build

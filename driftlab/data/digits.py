@@ -1,5 +1,7 @@
 """The 8 x 8 digits that scikit-learn ships: the data set that is always there."""
 
+from typing import Any
+
 import numpy as np
 
 from driftlab.data.dataset import Source, image_batch
@@ -32,7 +34,7 @@ def load_digits(*, verify_checksum: bool = True) -> Source:
     # Imported here: scikit-learn takes a second, and most users of this package don't need it.
     from sklearn import datasets
 
-    bunch = datasets.load_digits()
+    bunch: Any = datasets.load_digits()
     images = bunch.data.astype(np.uint8)
     labels = bunch.target.astype(np.uint8)
     if verify_checksum:

@@ -91,7 +91,7 @@ def load(
     if seed < 0:
         raise ValueError(f"seed={seed} is negative")
     source = _source(name, data_dir, verify_checksum)
-    affine = fit_normalization(source.train.inputs, source.maximum, normalization)
+    affine = fit_normalization(np.asarray(source.train.inputs), source.maximum, normalization)
     parts = {}
     for stream, (part, size) in enumerate([("train", train_size), ("test", test_size)]):
         batch = source.train if part == "train" else source.test
@@ -127,8 +127,8 @@ def _prepare(
     what: tuple[str, str],
 ) -> tuple[Batch, int]:
     """Encodes, subsets and normalises one part, and returns it with the number of targets."""
-    encoded = encode_labels(batch.targets, num_classes, labels)
-    images, targets = batch.inputs[encoded.keep], encoded.targets
+    encoded = encode_labels(np.asarray(batch.targets), num_classes, labels)
+    images, targets = np.asarray(batch.inputs)[encoded.keep], encoded.targets
     if size is not None:
         name, part = what
         if not 0 < size <= len(images):

@@ -64,7 +64,7 @@ def convolution(
         return lax.conv_general_dilated(
             inputs, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    slices = shifted_slices(inputs, kernel.shape[:2], strides, padding)
+    slices = shifted_slices(inputs, (kernel.shape[0], kernel.shape[1]), strides, padding)
     patches = jnp.concatenate(slices, axis=-1)
     matrix = kernel.reshape(-1, kernel.shape[3])
     # One two-dimensional product: contracting a four-dimensional array leaves XLA the choice of a

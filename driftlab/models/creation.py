@@ -117,6 +117,7 @@ def apply_function(
     def apply(
         params: PyTree, inputs: Num[Array | np.ndarray, "batch ..."]
     ) -> Inexact[Array, "batch ..."]:
-        return model.apply({"params": params}, jnp.asarray(inputs))
+        outputs: Any = model.apply({"params": params}, jnp.asarray(inputs))
+        return outputs
 
     return apply

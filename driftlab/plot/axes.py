@@ -1,6 +1,7 @@
 """Scales, ticks, cell edges and panels."""
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -29,7 +30,8 @@ class _LogFormatter(LogFormatterSciNotation):
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         text = super().__call__(x, pos)
-        low, high = self.axis.get_view_interval()
+        axis: Any = self.axis
+        low, high = axis.get_view_interval()
         return number(float(x)) if text and high < 100 * low else text
 
 
@@ -206,7 +208,8 @@ def add_panels(figure: Figure, titles: list[str], x_label: str, y_label: str) ->
     """
     columns = min(len(titles), _MAX_COLUMNS)
     rows = -(-len(titles) // columns)
-    figure.get_layout_engine().set(wspace=0.05, hspace=0.05)
+    engine: Any = figure.get_layout_engine()
+    engine.set(wspace=0.05, hspace=0.05)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for unused in grid.flat[len(titles) :]:
         unused.remove()

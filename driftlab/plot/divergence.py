@@ -49,7 +49,7 @@ def shade(
     """
     changes = np.flatnonzero(np.diff(np.concatenate([[False], diverged, [False]])))
     for first, last in changes.reshape(-1, 2):
-        panel.axvspan(edges[first], edges[last], **HATCHED, zorder=0.6)
+        panel.axvspan(float(edges[first]), float(edges[last]), **HATCHED, zorder=0.6)
 
 
 def draw_strip(

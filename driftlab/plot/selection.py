@@ -175,8 +175,9 @@ def median(values: Float[np.ndarray, "axis seed ..."]) -> Float[np.ndarray, "axi
     Returns:
       The median, NaN where no seed has a value.
     """
-    some = np.isfinite(values).any(1, keepdims=True)
-    return np.where(some[:, 0], np.nanmedian(np.where(some, values, 0.0), axis=1), np.nan)
+    some = np.asarray(np.isfinite(values).any(1))
+    known = np.where(some[:, None], values, 0.0)
+    return np.where(some, np.nanmedian(known, axis=1), np.nan)
 
 
 def majority_median(point: Point) -> Float[np.ndarray, "axis step"]:

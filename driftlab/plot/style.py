@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ LINE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", ":", "-.")
 MISSING_COLOR = "#A6A6A6"
 
-_PARAMETERS = {
+_PARAMETERS: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
     "axes.facecolor": "white",

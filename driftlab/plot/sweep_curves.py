@@ -86,7 +86,7 @@ def curves(
         add_color_bar(figure, colors, panels, selection.axis_label, selection.axis)
     else:
         label = f"{selection.axis_label} {number(selection.axis[0])}"
-        handles.append(Line2D([], [], color=colors.to_rgba(selection.axis[0]), label=label))
+        handles.append(Line2D([], [], color=tuple(colors.to_rgba(selection.axis[0])), label=label))
     if any(cross[1].size for cross in crosses):
         label = "a lane that diverged, up to its last good record"
         handles.append(Line2D([], [], color="#333333", lw=_THIN, marker="x", mew=1.5, label=label))

@@ -1,7 +1,7 @@
 """A variable at the end of training against an axis."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -53,7 +53,7 @@ class _Line(NamedTuple):
 
     name: str
     color: str
-    line_style: str
+    line_style: Any
     seeds: Float[np.ndarray, "axis seed"]
     median: Float[np.ndarray, " axis"]
     quartiles: Float[np.ndarray, "2 axis"]
@@ -110,7 +110,7 @@ def final_value(
     if not np.isfinite(values).any():
         note(panel, "every lane diverged" if (shares >= 1).all() else "no value")
         panel.set_yticks([])
-    shade(panel, edges, (shares >= 1).all(0))
+    shade(panel, edges, np.asarray((shares >= 1).all(0)))
     if strip is not None:
         draw_strip(strip, edges, shares, [line.name or "diverged" for line in lines])
     bottom = panel if strip is None else strip
