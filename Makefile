@@ -6,7 +6,7 @@ EXTRAS ?= test
 OUT ?= runs/lr_sweep
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test lint bench docs reproduce clean
+.PHONY: help setup sweep test lint bench docs clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
