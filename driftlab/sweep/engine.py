@@ -179,7 +179,8 @@ class Engine:
                 last_checkpoint = time.monotonic()
             self._stop_if_asked()
         if self.journal:
-            self.journal.close_block(block, point, lanes, fleet.gather().params, self._status())
+            params, _ = fleet.gather().good
+            self.journal.close_block(block, point, lanes, params, self._status())
 
     @property
     def _compaction_interval(self) -> int:
