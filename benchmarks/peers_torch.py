@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax
-import torch
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports] (the extra bench)
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from benchmarks.timing import Peer
 from benchmarks.workload import Workload, initial_lanes, learning_rates
