@@ -18,6 +18,15 @@ def test_a_first_signal_asks_and_handlers_are_restored(number):
     assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def python_interrupts():
+    """Python's own handler: a job in a script's background starts with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_interrupts")
 def test_a_second_signal_acts_at_once():
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)

@@ -84,7 +84,10 @@ def test_a_run_stopped_in_its_second_static_point(problems, tmp_path, signal_at,
 
 
 SCRIPT = """
+    import signal
     import sys
+    # Python's own handler: a job in a script's background starts with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, {problems!r})
     import problems
     from driftlab import Grid, sweep
