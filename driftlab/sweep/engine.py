@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from driftlab.sweep import strategy
@@ -79,7 +78,7 @@ class Engine:
                     min(_CAPACITY, self.num_records),
                 )
                 compiled: dict[int, Chunks] = {}
-                for part in _blocks(lanes, self._block_lanes(program, self.plan.widths[point])):
+                for part in _blocks(lanes, self._block_lanes(point)):
                     if self.journal and self.journal.is_finished(block_name(point, part)):
                         self.progress.skip(len(part) * self.plan.schedule.steps)
                     else:
@@ -195,15 +194,12 @@ class Engine:
             return self.num_records
         return self._compaction_interval - record % self._compaction_interval
 
-    def _block_lanes(self, program: LaneProgram, width: int) -> int:
+    def _block_lanes(self, point: int) -> int:
         """Lanes of a block: as many as may wait on the devices, in whole chunks."""
-        values = lane_hparams(self.plan.grid)
-        first = {name: array[0] for name, array in values.items()}
-        key = jax.random.fold_in(self.plan.key, 0)
-        lane = jax.eval_shape(program.initialize, first, key)
-        budget = strategy.resident_bytes(self.plan.devices[0].platform) * len(self.plan.devices)
-        call = width * len(self.plan.devices)
-        return max(1, budget // (strategy.tree_bytes(lane) * call)) * call
+        devices = self.plan.devices
+        budget = strategy.resident_bytes(devices[0].platform) * len(devices)
+        call = self.plan.widths[point] * len(devices)
+        return max(1, budget // (self.plan.lane_bytes[point] * call)) * call
 
     def _show(self, alive: np.ndarray, record: int, count: int, seconds: float) -> None:
         steps = self.plan.schedule.record_steps

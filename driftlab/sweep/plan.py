@@ -28,6 +28,7 @@ class Plan(NamedTuple):
     seed: int
     devices: tuple[jax.Device, ...]
     widths: tuple[int, ...]  # of a chunk, by static point
+    lane_bytes: tuple[int, ...]  # that a lane carries, by static point
     compact: bool
     keeps_bits: bool  # whether compaction leaves the other lanes' bits alone
     shard: Shard
@@ -94,7 +95,7 @@ def make_plan(
     key = jax.random.key(int(seed))
     lane_key = jax.random.fold_in(key, 0)
     hparams = {name: jnp.asarray(values[0]) for name, values in lane_hparams(grid).items()}
-    backend, widths, recorded = chosen[0].platform, [], None
+    backend, widths, lane_bytes, recorded = chosen[0].platform, [], [], None
     for point in grid.static_points():
         program = lane_program(build, point, measures, schedule, divergence_factor, 1)
         try:
@@ -116,6 +117,7 @@ def make_plan(
             flops=strategy.flops(program.step, hparams, lane_key, lane) if lanes == "auto" else 0,
             lane_bytes=strategy.tree_bytes(lane),
         )
+        lane_bytes.append(cost.lane_bytes)
         widths.append(
             strategy.chunk_width(
                 lanes, cost, grid.num_lanes, len(chosen), backend, strategy.num_workers(chosen)
@@ -125,7 +127,7 @@ def make_plan(
     keeps_bits = lanes != "vmap" and (lanes != "auto" or backend == "cpu")
     return Plan(
         build, grid, schedule, measures, float(divergence_factor), int(seed), chosen,
-        tuple(widths),
+        tuple(widths), tuple(lane_bytes),
         keeps_bits if compact is None else compact, keeps_bits, shard,
     )  # fmt: skip
 
