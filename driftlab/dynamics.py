@@ -44,6 +44,8 @@ class Snapshot(NamedTuple):
       gradient: the gradient of `value` at theta_k; the structure of params.
       eval_params: the parameters at which the method wants to be evaluated (theta_k itself but
         for methods that average, such as schedule-free).
+      dynamics: what made the snapshot, for measures that look a step ahead:
+        `dynamics.observe(next_state)`; None if it does not say.
       initial_params: theta_0; filled in by whoever runs the dynamics, else None.
     """
 
@@ -55,6 +57,7 @@ class Snapshot(NamedTuple):
     loss: Float[Array, ""]
     gradient: Params
     eval_params: Params
+    dynamics: "Dynamics | None" = None
     initial_params: Params | None = None
 
     @property
@@ -149,9 +152,11 @@ def descent(
             loss=loss,
             gradient=gradient,
             eval_params=find_eval_params(state.inner, state.params),
+            dynamics=dynamics,
         )
 
-    return Dynamics(init, lambda state: observe(state).next_state, observe)
+    dynamics = Dynamics(init, lambda state: observe(state).next_state, observe)
+    return dynamics
 
 
 def from_step(
@@ -178,9 +183,12 @@ def from_step(
         (value, loss), gradient = jax.value_and_grad(objective.value, has_aux=True)(
             state.params, batch
         )
-        return Snapshot(state, step(state), objective, batch, value, loss, gradient, state.params)
+        return Snapshot(
+            state, step(state), objective, batch, value, loss, gradient, state.params, dynamics
+        )
 
-    return Dynamics(init, step, observe)
+    dynamics = Dynamics(init, step, observe)
+    return dynamics
 
 
 def eval_params(opt_state: PyTree, params: Params) -> Params:

@@ -13,7 +13,7 @@ from driftlab.measures.norms import (
     parameter_norm,
     update_norm,
 )
-from driftlab.measures.recording import Measure, every, record
+from driftlab.measures.recording import Measure, Tracker, every, initial_memory, record
 from driftlab.measures.values import loss, objective_value
 
 DEFAULT: tuple[Measure, ...] = (
@@ -28,11 +28,13 @@ DEFAULT: tuple[Measure, ...] = (
 __all__ = [
     "DEFAULT",
     "Measure",
+    "Tracker",
     "distance_from_initialization",
     "effective_learning_rate",
     "evaluation",
     "every",
     "gradient_norm",
+    "initial_memory",
     "loss",
     "objective_value",
     "parameter_norm",

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int8, PRNGKeyArray, PyTree
 
 from driftlab.dynamics import Dynamics, Snapshot, State
-from driftlab.measures import Measure, record
+from driftlab.measures import Measure, initial_memory, record
 from driftlab.objective import Params
+from driftlab.sweep.checks import check_memory, check_next
 
 HParams = Mapping[str, Any]
 Build = Callable[[HParams, PRNGKeyArray], tuple[Dynamics, Params]]
@@ -34,6 +35,7 @@ class Lane(NamedTuple):
       initial_value: the objective's value at step 0.
       verdict: OK, DIVERGED or NONFINITE.
       verdict_step: the iterate k at which the verdict fell; -1 for none.
+      memory: what the measures remember, one pytree a measure.
     """
 
     params: Params
@@ -43,6 +45,7 @@ class Lane(NamedTuple):
     initial_value: Float[Array, ""]
     verdict: Int8[Array, ""]
     verdict_step: Int[Array, ""]
+    memory: tuple[PyTree, ...] = ()
 
 
 class Schedule(NamedTuple):
@@ -123,6 +126,7 @@ def lane_program(
             initial_value=jnp.zeros((), value.dtype),
             verdict=jnp.zeros((), jnp.int8),
             verdict_step=jnp.full((), -1, jnp.int32),
+            memory=_strongly_typed(initial_memory(measures, params)),
         )
 
     def advance(
@@ -141,7 +145,7 @@ def lane_program(
             # carry: a minibatch then is gathered once, not once a lane.
             state = State(params, inner, step, dynamics_key)
             snapshot = dynamics.observe(state)
-            _check_next(state, snapshot)
+            check_next(state, snapshot)
             return snapshot
 
         def one_record(
@@ -159,12 +163,15 @@ def lane_program(
             alive = verdict == OK
 
             good = _select(alive, (lane.params, lane.inner), lane.good)
-            values = record(
+            values, memory = record(
                 measures,
                 snapshot._replace(initial_params=lane.initial_params),
+                lane.memory,
                 index,
                 index == last,
             )
+            check_memory(measures, lane.memory, memory)
+            memory = _select(alive, memory, lane.memory)
             buffer = {
                 name: rows.at[row].set(jnp.where(alive, values[name], jnp.nan))
                 for name, rows in buffer.items()
@@ -193,7 +200,7 @@ def lane_program(
             # line search to its iteration limit, and with it every lane beside it).
             params, inner = _select(verdict == OK, (params, inner), good)
             initial = (lane.initial_params, initial_value)
-            return Lane(params, inner, good, *initial, verdict, verdict_step), buffer
+            return Lane(params, inner, good, *initial, verdict, verdict_step, memory), buffer
 
         shapes = jax.eval_shape(
             lambda: record(
@@ -201,7 +208,8 @@ def lane_program(
                 observe(lane.params, lane.inner, first)._replace(
                     initial_params=lane.initial_params
                 ),
-            )
+                lane.memory,
+            )[0]
         )
         buffer = {
             name: jnp.full((capacity, *value.shape), jnp.nan, value.dtype)
@@ -254,29 +262,3 @@ def _strongly_typed(tree: PyTree) -> PyTree:
         return jax.lax.convert_element_type(leaf, leaf.dtype)
 
     return jax.tree.map(strong, tree)
-
-
-def _check_next(state: State, snapshot: Snapshot) -> None:
-    """Raises, while tracing, where a step would not fit a loop."""
-    following = snapshot.next_state
-    if following.key is not state.key:
-        raise ValueError(
-            "a Dynamics' step must return state.key itself (it is the run's key, shared by its "
-            "steps), not a copy that jax.jit or a loop passed through; draw with "
-            "jax.random.fold_in(state.key, state.step)."
-        )
-    before, after = (state.params, state.inner), (following.params, following.inner)
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        raise ValueError(
-            "a Dynamics' step must keep the structure of its state; it went from "
-            f"{jax.tree.structure(before)} to {jax.tree.structure(after)}."
-        )
-    for (path, old), new in zip(
-        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
-    ):
-        if jnp.shape(old) != jnp.shape(new) or jnp.result_type(old) != jnp.result_type(new):
-            raise ValueError(
-                f"a Dynamics' step must keep the type of its state; (params, inner)"
-                f"{jax.tree_util.keystr(path)} went from {jnp.result_type(old)}{jnp.shape(old)} "
-                f"to {jnp.result_type(new)}{jnp.shape(new)}."
-            )

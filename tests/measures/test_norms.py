@@ -42,7 +42,7 @@ def test_norms_equal_numpy():
         "distance_from_initialization": norm(before - flat(initial)),
         "effective_learning_rate": norm(after - before) / norm(GRADIENT),
     }
-    recorded = record(DEFAULT, snapshot)
+    recorded = record(DEFAULT, snapshot)[0]
     assert recorded.keys() == expected.keys()
     for name, value in expected.items():
         assert recorded[name].shape == ()
@@ -84,5 +84,5 @@ class TestEffectiveLearningRate:
 def test_norms_keep_single_precision():
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), PARAMS)
     snapshot = snapshot_of(optax.sgd(0.1), params)._replace(initial_params=params)
-    for name, value in record(DEFAULT, snapshot).items():
+    for name, value in record(DEFAULT, snapshot)[0].items():
         assert value.dtype == jnp.float32, name

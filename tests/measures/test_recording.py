@@ -27,7 +27,7 @@ def recorded_over(chosen, count):
     snapshot = make_snapshot()
 
     def one(index):
-        return record(chosen, snapshot, index, index == count - 1)
+        return record(chosen, snapshot, index=index, is_last=index == count - 1)[0]
 
     return jax.jit(lambda: jax.lax.map(one, jnp.arange(count)))()
 
@@ -64,7 +64,7 @@ class TestEvery:
         """The index is the same for every lane: a branch stays a branch, not a select."""
 
         def lane(start, index):
-            return record([every(measures.gradient_norm, 2)], make_snapshot(start), index)
+            return record([every(measures.gradient_norm, 2)], make_snapshot(start), index=index)[0]
 
         jaxpr = jax.make_jaxpr(jax.vmap(lane, (0, None)))(jnp.ones(3), jnp.int32(1))
         assert "cond" in {equation.primitive.name for equation in jaxpr.eqns}
@@ -82,12 +82,12 @@ class TestRecord:
             def __call__(self, snapshot):
                 return jnp.ones(())
 
-        recorded = record([measures.loss, moments, Curvature()], make_snapshot())
+        recorded = record([measures.loss, moments, Curvature()], make_snapshot())[0]
         assert set(recorded) == {"loss", "square", "cubes", "Curvature"}
         np.testing.assert_allclose(recorded["cubes"], [8.0, 8.0])
 
     def test_by_default_records_are_due(self):
-        assert record([every(measures.loss, 5)], make_snapshot())["loss"] == 2.0
+        assert record([every(measures.loss, 5)], make_snapshot())[0]["loss"] == 2.0
 
     @pytest.mark.parametrize(
         "value", [3, True, np.int8(3), jnp.arange(2), jnp.array([True, False])]
@@ -96,10 +96,10 @@ class TestRecord:
         def measure(snapshot):
             return value
 
-        recorded = record([every(measure, 2)], make_snapshot(), index=0)["measure"]
+        recorded = record([every(measure, 2)], make_snapshot(), index=0)[0]["measure"]
         assert recorded.dtype == jnp.float64
         np.testing.assert_array_equal(recorded, np.asarray(value, float))
-        assert np.isnan(record([every(measure, 2)], make_snapshot(), index=1)["measure"]).all()
+        assert np.isnan(record([every(measure, 2)], make_snapshot(), index=1)[0]["measure"]).all()
 
     @pytest.mark.parametrize(
         ("dtype", "kept"),
@@ -109,7 +109,7 @@ class TestRecord:
         def measure(snapshot):
             return jnp.ones((), dtype)
 
-        assert record([measure], make_snapshot())["measure"].dtype == kept
+        assert record([measure], make_snapshot())[0]["measure"].dtype == kept
 
     def test_two_measures_of_one_name_are_refused(self):
         def square(snapshot):
@@ -133,5 +133,5 @@ class TestRecord:
         def power(snapshot, exponent):
             return snapshot.params**exponent
 
-        recorded = record([functools.partial(power, exponent=3)], make_snapshot())
+        recorded = record([functools.partial(power, exponent=3)], make_snapshot())[0]
         assert set(recorded) == {"power"}

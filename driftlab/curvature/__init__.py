@@ -1,0 +1,45 @@
+"""Matrix-free linear algebra on a loss: its matrices as operators, their spectra and traces.
+
+Operators are `lineax` linear operators over pytrees, so its solvers take them too. Everything is
+pure and works under `jax.jit` and `jax.vmap`.
+"""
+
+from driftlab.curvature.conjugate_gradients import Solution, conjugate_gradients
+from driftlab.curvature.eigenpairs import Eigenpairs, eigenpairs
+from driftlab.curvature.estimates import Estimate, frobenius_norm, trace
+from driftlab.curvature.gauss_newton import empirical_fisher, fisher, gauss_newton
+from driftlab.curvature.lobpcg import initial_block, tracked_eigenpairs
+from driftlab.curvature.operators import Operator, hessian, preconditioned, symmetric_operator
+from driftlab.curvature.preconditioner import preconditioner
+from driftlab.curvature.quadrature import (
+    Density,
+    Quadrature,
+    log_determinant,
+    quadrature,
+    spectral_density,
+)
+
+__all__ = [
+    "Density",
+    "Eigenpairs",
+    "Estimate",
+    "Operator",
+    "Quadrature",
+    "Solution",
+    "conjugate_gradients",
+    "eigenpairs",
+    "empirical_fisher",
+    "fisher",
+    "frobenius_norm",
+    "gauss_newton",
+    "hessian",
+    "initial_block",
+    "log_determinant",
+    "preconditioned",
+    "preconditioner",
+    "quadrature",
+    "spectral_density",
+    "symmetric_operator",
+    "trace",
+    "tracked_eigenpairs",
+]

@@ -1,0 +1,192 @@
+"""Eigenpairs followed along a run: a few products each time, from the last time's vectors."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from driftlab.curvature.eigenpairs import Eigenpairs
+from driftlab.curvature.operators import Operator
+from driftlab.curvature.vectors import check_count, flat_operator
+
+
+def initial_block(
+    operator_size: int, rows: int, dtype: object = jnp.float32, key: PRNGKeyArray | None = None
+) -> Float[Array, "rows n"]:
+    """Random directions for the first call of `tracked_eigenpairs`.
+
+    Args:
+      operator_size: n, the number of parameters.
+      rows: vectors: the wanted ones and a guard or two.
+      dtype: of the vectors.
+      key: draws them; None for a fixed one.
+
+    Returns:
+      The block.
+    """
+    check_count("rows", rows, operator_size)
+    key = jax.random.key(0) if key is None else key
+    return jax.random.normal(key, (rows, operator_size), dtype)
+
+
+def tracked_eigenpairs(
+    operator: Operator,
+    block: Float[Array, "rows n"],
+    k: int = 1,
+    *,
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
+) -> tuple[Eigenpairs, Float[Array, "rows n"]]:
+    """The k algebraically largest eigenpairs, from the vectors of an operator nearby.
+
+    LOBPCG: the best combination of the present vectors X, their residuals W and the last
+    directions P. Rows of X beyond k are guards: they cost a product a call, not one an iteration,
+    and hold the next eigenvector, so that the one wanted is not lost when two eigenvalues cross.
+    Products: `rows + k * iterations`; from a converged block at the same operator, `rows`.
+
+    Args:
+      operator: symmetric.
+      block: the vectors of the last call, or `initial_block`. What is not finite is drawn anew.
+      k: how many are wanted; the block holds at least as many.
+      tolerance: on residuals, relative to the largest |eigenvalue|. An isolated eigenvalue is
+        wrong by about its square over the relative gap.
+      max_iterations: stop there, converged or not.
+
+    Returns:
+      `(eigenpairs, block)`: the pairs, and the block for the next call. Where the operator
+      returns NaN, so are the eigenvalues, at once.
+
+    Raises:
+      TypeError: if the operator is not a lineax operator.
+      ValueError: if it is not tagged symmetric, k exceeds the rows, or the block does not fit.
+
+    Source: Knyazev (2001), "Toward the optimal preconditioned eigensolver", algorithm 5.1; with
+    an orthonormal basis throughout, as Duersch et al. (2018) advise.
+    """
+    flat = flat_operator(operator)
+    rows = block.shape[0]
+    check_count("k", k, min(rows, flat.size))
+    check_count("max_iterations", max_iterations)
+    if block.shape != (rows, flat.size) or rows > flat.size:
+        raise ValueError(
+            f"the block has shape {block.shape}; it needs {flat.size} columns, the operator's "
+            "dimension, and no more rows than that."
+        )
+    usable = jnp.isfinite(block).all()
+    fresh = initial_block(flat.size, rows, flat.dtype)
+    start = _orthonormal(jnp.where(usable, block.astype(flat.dtype), fresh), None)
+    images = jax.lax.map(flat.apply, start)
+    values, vectors = jnp.linalg.eigh(_symmetrized(start @ images.T))
+    mix = vectors[:, ::-1].T
+    x, ax, values = mix @ start, mix @ images, values[::-1]
+    none = jnp.zeros((k, flat.size), flat.dtype)
+
+    def residuals_of(x: Array, ax: Array, values: Array) -> Float[Array, "k n"]:
+        return ax[:k] - values[:k, None] * x[:k]
+
+    def is_unfinished(norms: Float[Array, " k"], values: Array) -> Bool[Array, ""]:
+        # A comparison with NaN is False, so that a broken operator ends the loop.
+        return (norms > tolerance * abs(values).max()).any()
+
+    def unfinished(carry: tuple) -> Bool[Array, ""]:
+        x, ax, _, _, values, iteration = carry
+        norms = jnp.linalg.norm(residuals_of(x, ax, values), axis=1)
+        return is_unfinished(norms, values) & (iteration < max_iterations)
+
+    def improve(carry: tuple) -> tuple:
+        x, ax, p, ap, values, iteration = carry
+        p, ap = _orthonormalized_pair(p, ap, x, ax)
+        w = _orthonormal(residuals_of(x, ax, values), jnp.concatenate([x, p]))
+        aw = jax.lax.map(flat.apply, w)
+        basis, images = jnp.concatenate([x, w, p]), jnp.concatenate([ax, aw, ap])
+        absent = (basis * basis).sum(1) < 0.5
+        gram = _symmetrized(basis @ images.T)
+        # Empty rows (a converged residual) go below everything.
+        floor = 1 + 2 * gram.shape[0] * abs(gram).max()
+        found, vectors = jnp.linalg.eigh(gram - jnp.diag(jnp.where(absent, floor, 0)))
+        mix = vectors[:, ::-1][:, :rows].T
+        # The next directions: what entered the wanted vectors beside the old block.
+        fresh = mix[:k].at[:, :rows].set(0)
+        return (
+            mix @ basis,
+            mix @ images,
+            fresh @ basis,
+            fresh @ images,
+            found[::-1][:rows],
+            iteration + 1,
+        )
+
+    carry = (x, ax, none, none, values, jnp.zeros((), jnp.int32))
+    x, ax, _, _, values, iterations = jax.lax.while_loop(unfinished, improve, carry)
+    norms = jnp.linalg.norm(residuals_of(x, ax, values), axis=1)
+    broken = ~jnp.isfinite(norms).all()
+    nan = jnp.asarray(jnp.nan, flat.dtype)
+    pairs = Eigenpairs(
+        values=jnp.where(broken, nan, values[:k]),
+        vectors=jax.vmap(flat.unflatten)(x[:k]),
+        residuals=norms,
+        products=_products(rows, k, iterations),
+        converged=~broken & ~is_unfinished(norms, values),
+        asymmetry=_asymmetry(x, ax, values),
+    )
+    return pairs, jnp.where(broken, start, x).astype(block.dtype)
+
+
+def _products(rows: int, k: int, iterations: Int[Array, ""]) -> Int[Array, ""]:
+    return rows + k * iterations
+
+
+def _symmetrized(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    return (matrix + matrix.T) / 2
+
+
+def _asymmetry(x: Array, ax: Array, values: Array) -> Float[Array, ""]:
+    projected = x @ ax.T
+    largest = abs(values).max()
+    return abs(projected - projected.T).max() / jnp.where(largest == 0, 1, largest)
+
+
+def _orthonormal(
+    rows: Float[Array, "r n"], against: Float[Array, "b n"] | None
+) -> Float[Array, "r n"]:
+    """The rows, orthonormal and orthogonal to others; a row that vanishes is zero."""
+    rows = _unit(rows)
+    for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+        if against is not None:
+            rows = rows - (rows @ against.T) @ against
+        rows = _unit(_gram_schmidt(rows))
+    return rows
+
+
+def _gram_schmidt(rows: Float[Array, "r n"]) -> Float[Array, "r n"]:
+    """Modified Gram-Schmidt over a handful of rows: keeps their order, and tells rank."""
+    done: list[Array] = []
+    for row in rows:
+        before = jnp.linalg.norm(row)
+        for other in done:
+            row = row - (other @ row) * other
+        dependent = jnp.linalg.norm(row) <= 1e2 * jnp.finfo(rows.dtype).eps * before
+        row = jnp.where(dependent, 0, row)
+        norm = jnp.linalg.norm(row)
+        done.append(row / jnp.where(norm == 0, 1, norm))
+    return jnp.stack(done)
+
+
+def _unit(rows: Float[Array, "r n"]) -> Float[Array, "r n"]:
+    norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / jnp.where(norms == 0, 1, norms)
+
+
+def _orthonormalized_pair(
+    p: Float[Array, "k n"], ap: Float[Array, "k n"], x: Float[Array, "r n"], ax: Float[Array, "r n"]
+) -> tuple[Float[Array, "k n"], Float[Array, "k n"]]:
+    """P orthogonal to X and orthonormal, with the same done to its images: no product."""
+    for _ in range(2):
+        inside = p @ x.T
+        p, ap = p - inside @ x, ap - inside @ ax
+        gram = p @ p.T
+        lengths, turned = jnp.linalg.eigh(_symmetrized(gram))
+        kept = lengths > 1e3 * jnp.finfo(p.dtype).eps * lengths.max()
+        scale = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0)
+        mix = scale[:, None] * turned.T
+        p, ap = mix @ p, mix @ ap
+    return p, ap
