@@ -4,6 +4,7 @@ Operators are `lineax` linear operators over pytrees, so its solvers take them t
 pure and works under `jax.jit` and `jax.vmap`.
 """
 
+from driftlab.curvature.batching import mean_over_batches
 from driftlab.curvature.conjugate_gradients import Solution, conjugate_gradients
 from driftlab.curvature.eigenpairs import Eigenpairs, eigenpairs
 from driftlab.curvature.estimates import Estimate, frobenius_norm, trace
@@ -35,6 +36,7 @@ __all__ = [
     "hessian",
     "initial_block",
     "log_determinant",
+    "mean_over_batches",
     "preconditioned",
     "preconditioner",
     "quadrature",
