@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from driftlab import Objective, descent, measures
+from driftlab import Grid, Objective, descent, measures, sweep
 from driftlab.measures import every, record
 
 KEY = jax.random.key(0)
@@ -135,3 +135,76 @@ class TestRecord:
 
         recorded = record([functools.partial(power, exponent=3)], make_snapshot())[0]
         assert set(recorded) == {"power"}
+
+
+def counted(snapshot, memory):
+    return {"seen": memory, "value": snapshot.value}, memory + 1
+
+
+COUNTER = measures.Tracker("counter", lambda params: jnp.zeros((), jnp.int32), counted)
+
+
+class TestTracker:
+    def over(self, chosen, count):
+        """The records `0 .. count-1`, handing the memory on."""
+        snapshot = make_snapshot()
+
+        def one(memory, index):
+            values, memory = record(chosen, snapshot, memory, index, index == count - 1)
+            return memory, values
+
+        memory = measures.initial_memory(chosen, snapshot.params)
+        return jax.jit(lambda: jax.lax.scan(one, memory, jnp.arange(count)))()
+
+    def test_remembers_from_record_to_record(self):
+        memory, values = self.over([measures.loss, COUNTER], 5)
+        np.testing.assert_array_equal(values["seen"], np.arange(5))
+        assert memory == ((), 5)
+
+    def test_spaced_remembers_from_one_of_its_own_to_the_next(self):
+        memory, values = self.over([every(every(COUNTER, 2), 2)], 7)
+        np.testing.assert_array_equal(values["seen"], [0, *[np.nan] * 3, 1, np.nan, 2])
+        assert memory == (3,)
+
+    def test_called_like_a_measure_it_starts_afresh(self):
+        assert COUNTER(make_snapshot()) == {"seen": 0, "value": 2.0}
+        assert record([COUNTER], make_snapshot())[0]["seen"] == 0
+
+    def test_an_array_is_recorded_under_the_name(self):
+        named = measures.Tracker("mine", lambda params: (), lambda snapshot, m: (snapshot.value, m))
+        assert record([named], make_snapshot())[0] == {"mine": 2.0}
+
+    def test_in_a_sweep_each_lane_has_its_own(self, float32):
+        def build(hparams, key):
+            objective = Objective(lambda x, _: 5 * x**2)
+            return descent(optax.sgd(hparams["learning_rate"]), objective), jnp.ones(())
+
+        def compared(snapshot, memory):
+            return snapshot.params / memory, snapshot.params
+
+        ratio = measures.Tracker("ratio", jnp.asarray, compared)
+        grid = Grid({"learning_rate": [0.01, 0.05, 0.25]})
+        result = sweep(
+            build, grid, steps=6, record_every=2, measures=[ratio, COUNTER], progress=False
+        )
+        expected = (1 - 10 * grid.lanes["learning_rate"]) ** 2
+        np.testing.assert_allclose(result.ratio[:, 0], 1)
+        np.testing.assert_allclose(
+            result.ratio[:, 1:], np.tile(expected[:, None], (1, 3)), rtol=1e-4
+        )
+        np.testing.assert_array_equal(result.seen, np.tile(np.arange(4.0), (3, 1)))
+
+    @pytest.mark.parametrize(
+        ("memory", "message"),
+        [(lambda m: (m, m), "keep the structure"), (lambda m: m.astype(float), "keep the type")],
+    )
+    def test_a_memory_that_changes_is_refused_before_anything_runs(self, memory, message):
+        bad = measures.Tracker(
+            "bad", lambda params: jnp.zeros((), jnp.int32), lambda s, m: (s.value, memory(m))
+        )
+
+        def build(hparams, key):
+            return descent(optax.sgd(0.1), Objective(lambda x, _: x**2)), jnp.ones(())
+
+        with pytest.raises(ValueError, match=f"measure bad must {message}"):
+            sweep(build, Grid({"a": [1.0]}), steps=1, measures=[bad], progress=False)

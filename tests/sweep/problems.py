@@ -66,6 +66,17 @@ def parameters(snapshot):
     return jax.flatten_util.ravel_pytree(snapshot.params)[0]
 
 
+def _drifted(snapshot, memory):
+    """How far theta_k is from where it was at the measure's last record."""
+    theta = parameters(snapshot)
+    return jnp.linalg.norm(theta - memory), theta
+
+
+# A measure with a memory, whose values say which record it remembers.
+moved = driftlab.measures.Tracker(
+    "moved", lambda params: jax.flatten_util.ravel_pytree(params)[0], _drifted
+)
+
 MEASURES = (driftlab.measures.loss, driftlab.measures.gradient_norm, parameters)
 
 

@@ -30,7 +30,7 @@ def test_a_run_stopped_many_times_has_the_bits_of_one_that_was_not(
 ):
     options = OPTIONS | {
         "lanes": lanes, "compact": True, "devices": devices,
-        "measures": [loss, gradient_norm, problems.parameters],
+        "measures": [loss, gradient_norm, problems.parameters, problems.moved],
     }  # fmt: skip
     with jax.enable_x64(False):  # where rounding shows soonest
         whole = sweep(problems.mortal, LIVES, out=tmp_path / "whole", **options)
