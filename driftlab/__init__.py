@@ -1,7 +1,8 @@
 """driftlab: what an optimiser does that gradient flow does not."""
 
-from driftlab import measures
+from driftlab import curvature, flows, measures
 from driftlab.dynamics import Dynamics, Snapshot, State, descent
+from driftlab.flows import flow
 from driftlab.objective import Objective, regularized
 from driftlab.sampling import fixed_order, full_batch, shuffled_epochs, with_replacement
 from driftlab.sweep import Grid, open_run, sweep
@@ -14,8 +15,11 @@ __all__ = [
     "Objective",
     "Snapshot",
     "State",
+    "curvature",
     "descent",
     "fixed_order",
+    "flow",
+    "flows",
     "full_batch",
     "measures",
     "open_run",

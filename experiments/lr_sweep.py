@@ -15,16 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 from absl import flags as absl_flags
 
 import driftlab
-from driftlab import data, models, plot, sampling, transforms
-from driftlab.suggestions import nearest
+from driftlab import plot, transforms
 from driftlab.sweep.lane import HParams
 from driftlab.sweep.launch import is_finished, parse_shard
 from driftlab.sweep.summary import divergence_rate, final, learning_rate_summary
 from experiments import flags, report
+from experiments.objective import make_objective
 
 if TYPE_CHECKING:
     import xarray
@@ -39,56 +38,6 @@ OPTIMIZER = absl_flags.DEFINE_string(
 OPTIMIZER_ARGS = absl_flags.DEFINE_string(
     "optimizer_args", None, "The optimiser's arguments: momentum=0.9,nesterov=True."
 )
-
-
-def make_objective(config: Any) -> tuple[driftlab.Objective, Callable]:
-    """The objective of a config, and how its model is initialised.
-
-    Args:
-      config: an `ml_collections.ConfigDict` with the fields of configs/lr_sweep.py.
-
-    Returns:
-      `(objective, initialize)` with `initialize(key) -> params`.
-
-    Raises:
-      ValueError: if a name or argument in the config does not exist.
-    """
-    loaded = data.load(
-        config.data,
-        train_size=config.train_size or None,
-        normalization=config.normalization,
-        labels=config.labels,
-        data_dir=flags.DATA_DIR.value,
-    )
-    # Models compute in the precision of their inputs.
-    train, test = (
-        batch._replace(inputs=jnp.asarray(batch.inputs, float))
-        for batch in (loaded.train, loaded.test)
-    )
-    arguments = flags.parse_arguments(config.model_args, "model_args")
-    outputs = 1 if config.labels.startswith("binary") else loaded.num_classes
-    model = models.create(config.model, outputs, **arguments)
-    apply = models.apply_function(model)
-    losses = {
-        "cross_entropy": models.cross_entropy,
-        "squared_error": models.squared_error,
-        "logistic": models.logistic,
-    }
-    loss = _choose(losses, config.loss, "loss")(apply)
-    samplings = {
-        "with_replacement": sampling.with_replacement,
-        "shuffled_epochs": sampling.shuffled_epochs,
-        "fixed_order": sampling.fixed_order,
-        "full_batch": lambda batch_size: sampling.full_batch(),
-    }
-    objective = driftlab.Objective(
-        loss,
-        train,
-        _choose(samplings, config.sampling, "sampling")(config.batch_size),
-        test,
-        {"accuracy": models.accuracy(apply)},
-    )
-    return objective, lambda key: models.initialize(model, key, train.inputs)
 
 
 def make_grid(config: Any) -> driftlab.Grid:
@@ -260,14 +209,6 @@ def main() -> None:
     report.write_report(out, "Learning-rate sweep", dataset, found, draw(dataset), summary)
     report.print_table(*next(iter(found.items())))
     print(f"{out}/report.md: figures and the outcome of every rate")
-
-
-def _choose(known: dict[str, Callable], name: str, field: str) -> Callable:
-    if ":" in name:
-        return transforms.resolve(name, field)
-    if name not in known:
-        raise ValueError(f"there is no {field} {name!r}: {nearest(name, known)}")
-    return known[name]
 
 
 if __name__ == "__main__":

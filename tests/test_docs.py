@@ -19,7 +19,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PACKAGES = ("", ".sweep", ".measures", ".data", ".models", ".plot", ".transforms")
+PACKAGES = (
+    "", ".sweep", ".measures", ".curvature", ".flows", ".data", ".models", ".plot", ".transforms",
+)  # fmt: skip
 MODULES = ("objective", "sampling", "dynamics")  # without an __all__: what they define
 
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

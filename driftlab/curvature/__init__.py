@@ -9,8 +9,21 @@ from driftlab.curvature.conjugate_gradients import Solution, conjugate_gradients
 from driftlab.curvature.eigenpairs import Eigenpairs, eigenpairs
 from driftlab.curvature.estimates import Estimate, frobenius_norm, trace
 from driftlab.curvature.gauss_newton import empirical_fisher, fisher, gauss_newton
+from driftlab.curvature.kernels import (
+    kernel_distance,
+    kernel_spectrum,
+    kernel_target_alignment,
+    relu_kernel,
+)
 from driftlab.curvature.lobpcg import initial_block, tracked_eigenpairs
+from driftlab.curvature.ntk import ntk, ntk_costs
+from driftlab.curvature.ntk_operator import ntk_operator
 from driftlab.curvature.operators import Operator, hessian, preconditioned, symmetric_operator
+from driftlab.curvature.per_example import (
+    GradientMoments,
+    gradient_moments,
+    per_example_gradient_norms,
+)
 from driftlab.curvature.preconditioner import preconditioner
 from driftlab.curvature.quadrature import (
     Density,
@@ -24,6 +37,7 @@ __all__ = [
     "Density",
     "Eigenpairs",
     "Estimate",
+    "GradientMoments",
     "Operator",
     "Quadrature",
     "Solution",
@@ -33,13 +47,22 @@ __all__ = [
     "fisher",
     "frobenius_norm",
     "gauss_newton",
+    "gradient_moments",
     "hessian",
     "initial_block",
+    "kernel_distance",
+    "kernel_spectrum",
+    "kernel_target_alignment",
     "log_determinant",
     "mean_over_batches",
+    "ntk",
+    "ntk_costs",
+    "ntk_operator",
+    "per_example_gradient_norms",
     "preconditioned",
     "preconditioner",
     "quadrature",
+    "relu_kernel",
     "spectral_density",
     "symmetric_operator",
     "trace",

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 
@@ -25,14 +27,9 @@ def mean_over_batches(
       The weighted mean, in the structure that `function` returns.
 
     Raises:
-      ValueError: if batch_size is not a positive integer.
+      ValueError: if batch_size is not a positive integer, or the data cannot be divided.
     """
-    if batch_size is not None and (
-        not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1
-    ):
-        raise ValueError(f"batch_size must be a positive integer, or None; got {batch_size!r}.")
-    leaves = jax.tree.leaves(data)
-    size = leaves[0].shape[0] if leaves else 0
+    size = check_batches(data, batch_size)
     if batch_size is None or batch_size >= size:
         return function(data)
     count, rest = divmod(size, batch_size)
@@ -53,3 +50,30 @@ def mean_over_batches(
         last = function(jax.tree.map(lambda array: array[size - rest :], data))
         total = jax.tree.map(lambda t, v: t + v * (rest / size), total, last)
     return total
+
+
+def check_batches(data: PyTree[Array], batch_size: int | None) -> int:
+    """Refuses a batch size, or data, that micro-batches cannot be made with.
+
+    Args:
+      data: examples.
+      batch_size: examples at once; None for all of them, in which case data may be anything.
+
+    Returns:
+      The number of examples; 0 for a tree without leaves, or if batch_size is None.
+
+    Raises:
+      ValueError: if batch_size is not a positive integer, or the leaves share no leading axis.
+    """
+    if batch_size is None:
+        return 0
+    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, or None; got {batch_size!r}.")
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
+        raise ValueError(
+            f"to be taken {batch_size} at a time, all arrays of the data must have the examples "
+            f"along a leading axis of one length; got shapes {shapes}."
+        )
+    return shapes[0][0] if shapes else 0

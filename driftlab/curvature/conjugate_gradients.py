@@ -61,7 +61,7 @@ def conjugate_gradients(
       truncation: eps of the test; 0 for no test.
 
     Returns:
-      The solution and why it stopped. With NaN in A or b it stops at once, with a NaN residual.
+      The solution and why it stopped. With NaN in A or b it stops at once, all NaN.
 
     Raises:
       ValueError: if the operator is not tagged symmetric, or an argument is out of range.
@@ -97,7 +97,8 @@ def conjugate_gradients(
         x, residual, direction, product, history, count, _, _ = carry
         image = damped(direction)
         curvature = direction @ image
-        negative = ~(curvature > 0)  # NaN too
+        negative = curvature <= 0
+        # NaN goes through all of it, and ends the loop.
         step = jnp.where(negative, 0, product / jnp.where(negative, 1, curvature))
         x, residual = x + step * direction, residual - step * image
         scaled = weights * residual

@@ -98,12 +98,18 @@ def eigenpairs(
     epsilon = float(jnp.finfo(flat.dtype).eps)
     settings = _Settings(
         which,
+        k,
         wanted,
         size,
         epsilon**0.5 if tolerance is None else tolerance,
         20 * size if max_products is None else max_products,
     )
     check_count("max_products", settings.max_products)
+    if settings.max_products < wanted:
+        raise ValueError(
+            f"max_products={max_products} cannot show {wanted} eigenpairs, which need a product "
+            "each at least; give more."
+        )
     if not settings.tolerance > 0:
         raise ValueError(f"tolerance must be positive; got {tolerance!r}.")
     key = jax.random.key(0) if key is None else key
@@ -113,7 +119,7 @@ def eigenpairs(
         found = _look_again(flat, settings, found, jax.random.fold_in(key, index))
     symmetric = found.asymmetry <= epsilon**0.5
     healthy = all_finite(found.values, found.residuals)
-    _refuse_asymmetric(found.asymmetry, symmetric, healthy)
+    refuse_asymmetric(found.asymmetry, symmetric, healthy)
     nan = jnp.asarray(jnp.nan, flat.dtype)
     return Eigenpairs(
         values=jnp.where(healthy, found.values, nan),
@@ -127,6 +133,7 @@ def eigenpairs(
 
 class _Settings(NamedTuple):
     which: str
+    k: int
     wanted: int  # pairs: k, or 2 k for both ends
     size: int
     tolerance: float
@@ -156,6 +163,10 @@ def _look(
     begin_key, spare_key = jax.random.split(key)
     if first is None:
         first = jax.random.normal(begin_key, (flat.size,), flat.dtype)
+    # A given direction may lie in an invariant subspace, such as one eigenvector: it proves nothing.
+    enough = wanted if first is None else wanted + 1
+    # Where the basis can hold all, a repeated eigenvalue is seen for sure only by going on to it.
+    hasty = size == flat.size and settings.k > 1
     # A look at the Ritz values costs an eigendecomposition of T: at every few products.
     stride = max(2, wanted // 4)
     kept = min(size - 1, wanted + max(2, (size - wanted) // 3))
@@ -174,8 +185,8 @@ def _look(
         small = residuals[indices] <= settings.tolerance * norm
         seen = jax.lax.cond(
             krylov.segments > 0,
-            lambda: _seen_through(settings, krylov, values[indices], norm),
-            lambda: jnp.ones((), bool),
+            lambda: _seen_through(settings, krylov, values[indices], norm, enough),
+            lambda: jnp.asarray(not hasty) | (krylov.filled == flat.size),
         )
         finished = small.all() & (krylov.filled >= wanted) & seen
         krylov = jax.lax.cond(
@@ -203,11 +214,13 @@ def _seen_through(
     krylov: lanczos.Krylov,
     found: Float[Array, " wanted"],
     norm: Float[Array, ""],
+    enough: int,
 ) -> Bool[Array, ""]:
     """Whether no copy of a wanted eigenvalue can be left, once the basis has been invariant.
 
-    Every segment sees each distinct eigenvalue of what is left once. So all is found after as
-    many segments as there are wanted values, or when the best of the last is worse than all found.
+    Every segment from a random direction sees each distinct eigenvalue of what is left once. So
+    all is found after as many as there are wanted values, or when the best of the last is worse
+    than all found.
     """
     values, _, residuals = lanczos.ritz(krylov, krylov.segment)
     length = krylov.filled - krylov.segment
@@ -223,7 +236,7 @@ def _seen_through(
     worse = jnp.asarray(sign, values.dtype) * (worst - values[ends]) > slack
     known = (residuals[ends] <= slack) & (length > 0)
     whole = krylov.filled == krylov.basis.shape[1]
-    return (worse & known).all() | (krylov.segments >= settings.wanted) | whole
+    return (worse & known).all() | (krylov.segments >= enough) | whole
 
 
 def _look_again(
@@ -231,11 +244,14 @@ def _look_again(
 ) -> Eigenpairs:
     """What is found, together with the best of what is left without it."""
     known = found.vectors
-    # Where the known vectors do not get into the way of what is looked for.
+    half = settings.wanted // 2
+    norm = abs(found.values).max()
+    norm = jnp.where(norm == 0, 1, norm)
+    # Where the known vectors are worse than every value that is found.
     parked = {
-        "largest": -abs(found.values).max(),
-        "smallest": abs(found.values).max(),
-        "both": (found.values.max() + found.values.min()) / 2,
+        "largest": found.values.min() - norm,
+        "smallest": found.values.max() + norm,
+        "both": (found.values[half - 1] + found.values[-1]) / 2,
     }[settings.which]
 
     def deflated(vector: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -245,7 +261,15 @@ def _look_again(
 
     other = _look(flat._replace(apply=deflated), settings, None, key)
     values = jnp.concatenate([found.values, other.values])
-    order = jnp.argsort(values)[settings.ranked(values.size, settings.wanted)]
+    # Of equals the known one: what the other look then saw may be the parked vectors.
+    handicap = float(jnp.finfo(flat.dtype).eps) ** 0.75 * norm
+    sign = {
+        "largest": 1,
+        "smallest": -1,
+        "both": jnp.where(jnp.arange(settings.wanted) < half, 1, -1),
+    }
+    handicapped = jnp.concatenate([found.values, other.values - handicap * sign[settings.which]])
+    order = jnp.argsort(handicapped)[settings.ranked(values.size, settings.wanted)]
     return Eigenpairs(
         values=values[order],
         vectors=jnp.concatenate([known, other.vectors])[order],
@@ -256,9 +280,19 @@ def _look_again(
     )
 
 
-def _refuse_asymmetric(
+def refuse_asymmetric(
     asymmetry: Float[Array, ""], symmetric: Bool[Array, ""], healthy: Bool[Array, ""]
 ) -> None:
+    """Raises for an operator that is not symmetric, where values are known.
+
+    Args:
+      asymmetry: relative to the operator's norm.
+      symmetric: whether that is small.
+      healthy: whether the operator returned finite values; if not, symmetry means nothing.
+
+    Raises:
+      ValueError: saying how far off it is.
+    """
     if isinstance(symmetric, Tracer) or bool(symmetric) or not bool(healthy):
         return
     raise ValueError(

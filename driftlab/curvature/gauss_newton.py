@@ -80,11 +80,18 @@ def fisher(
 
     Raises:
       TypeError: if a parameter is not floating-point.
-      ValueError: for an unknown family, or a batch_size that is not a positive integer.
+      ValueError: for an unknown family, outputs that do not fit it, or a batch_size that is not
+        a positive integer.
     """
     if family not in _OUTPUT_FISHER:
         raise ValueError(f"family must be one of {sorted(_OUTPUT_FISHER)}; got {family!r}.")
     check_params(params)
+    outputs = jax.eval_shape(model, params, data)
+    if len(getattr(outputs, "shape", ())) < (2 if family == "categorical" else 1):
+        raise ValueError(
+            f"the model must return an array of shape (batch, outputs) for family={family!r}; got "
+            f"{outputs}."
+        )
 
     def output_product(outputs: Array, batch: Batch) -> Callable[[Array], Array]:
         return lambda tangent: _OUTPUT_FISHER[family](outputs, tangent) / outputs.shape[0]

@@ -109,8 +109,8 @@ def step(flat: FlatOperator, krylov: Krylov) -> Krylov:
     invariant = (norm <= negligible) | is_full
 
     def go_on() -> Float[Array, " n"]:
-        # Rolled, or the second time it would lie in the basis already.
-        fresh = jnp.roll(krylov.spare, row + 2)
+        # Rolled, or the second time it would lie in what was seen already.
+        fresh = jnp.roll(krylov.spare, krylov.segments + 2)
         fresh = fresh - (basis @ fresh) @ basis
         fresh = fresh / jnp.linalg.norm(fresh)
         fresh = fresh - (basis @ fresh) @ basis

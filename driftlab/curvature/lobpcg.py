@@ -2,15 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from driftlab.curvature.eigenpairs import Eigenpairs
+from driftlab.curvature.eigenpairs import Eigenpairs, refuse_asymmetric
 from driftlab.curvature.operators import Operator
 from driftlab.curvature.vectors import check_count, flat_operator
 
 
 def initial_block(
-    operator_size: int, rows: int, dtype: object = jnp.float32, key: PRNGKeyArray | None = None
+    operator_size: int,
+    rows: int,
+    dtype: DTypeLike = jnp.float32,
+    key: PRNGKeyArray | None = None,
 ) -> Float[Array, "rows n"]:
     """Random directions for the first call of `tracked_eigenpairs`.
 
@@ -45,7 +49,8 @@ def tracked_eigenpairs(
 
     Args:
       operator: symmetric.
-      block: the vectors of the last call, or `initial_block`. What is not finite is drawn anew.
+      block: the vectors of the last call, or `initial_block`. What is not finite, zero or
+        dependent is drawn anew.
       k: how many are wanted; the block holds at least as many.
       tolerance: on residuals, relative to the largest |eigenvalue|. An isolated eigenvalue is
         wrong by about its square over the relative gap.
@@ -57,7 +62,8 @@ def tracked_eigenpairs(
 
     Raises:
       TypeError: if the operator is not a lineax operator.
-      ValueError: if it is not tagged symmetric, k exceeds the rows, or the block does not fit.
+      ValueError: if it is not tagged symmetric, or turns out not to be (outside of jit; inside,
+        `converged` is False), k exceeds the rows, or the block does not fit.
 
     Source: Knyazev (2001), "Toward the optimal preconditioned eigensolver", algorithm 5.1; with
     an orthonormal basis throughout, as Duersch et al. (2018) advise.
@@ -74,8 +80,10 @@ def tracked_eigenpairs(
     usable = jnp.isfinite(block).all()
     fresh = initial_block(flat.size, rows, flat.dtype)
     start = _orthonormal(jnp.where(usable, block.astype(flat.dtype), fresh), None)
+    start = jnp.where(_absent(start)[:, None], _orthonormal(fresh, start), start)
     images = jax.lax.map(flat.apply, start)
-    values, vectors = jnp.linalg.eigh(_symmetrized(start @ images.T))
+    gram = start @ images.T
+    values, vectors = jnp.linalg.eigh(_symmetrized(gram))
     mix = vectors[:, ::-1].T
     x, ax, values = mix @ start, mix @ images, values[::-1]
     none = jnp.zeros((k, flat.size), flat.dtype)
@@ -88,21 +96,21 @@ def tracked_eigenpairs(
         return (norms > tolerance * abs(values).max()).any()
 
     def unfinished(carry: tuple) -> Bool[Array, ""]:
-        x, ax, _, _, values, iteration = carry
+        x, ax, _, _, values, _, iteration = carry
         norms = jnp.linalg.norm(residuals_of(x, ax, values), axis=1)
         return is_unfinished(norms, values) & (iteration < max_iterations)
 
     def improve(carry: tuple) -> tuple:
-        x, ax, p, ap, values, iteration = carry
+        x, ax, p, ap, values, asymmetry, iteration = carry
         p, ap = _orthonormalized_pair(p, ap, x, ax)
         w = _orthonormal(residuals_of(x, ax, values), jnp.concatenate([x, p]))
         aw = jax.lax.map(flat.apply, w)
         basis, images = jnp.concatenate([x, w, p]), jnp.concatenate([ax, aw, ap])
-        absent = (basis * basis).sum(1) < 0.5
-        gram = _symmetrized(basis @ images.T)
+        products = basis @ images.T
+        gram = _symmetrized(products)
         # Empty rows (a converged residual) go below everything.
         floor = 1 + 2 * gram.shape[0] * abs(gram).max()
-        found, vectors = jnp.linalg.eigh(gram - jnp.diag(jnp.where(absent, floor, 0)))
+        found, vectors = jnp.linalg.eigh(gram - jnp.diag(jnp.where(_absent(basis), floor, 0)))
         mix = vectors[:, ::-1][:, :rows].T
         # The next directions: what entered the wanted vectors beside the old block.
         fresh = mix[:k].at[:, :rows].set(0)
@@ -112,21 +120,25 @@ def tracked_eigenpairs(
             fresh @ basis,
             fresh @ images,
             found[::-1][:rows],
+            jnp.maximum(asymmetry, _asymmetry(products[: rows + k, : rows + k])),
             iteration + 1,
         )
 
-    carry = (x, ax, none, none, values, jnp.zeros((), jnp.int32))
-    x, ax, _, _, values, iterations = jax.lax.while_loop(unfinished, improve, carry)
+    carry = (x, ax, none, none, values, _asymmetry(gram), jnp.zeros((), jnp.int32))
+    carry = jax.lax.while_loop(unfinished, improve, carry)
+    x, ax, _, _, values, asymmetry, iterations = carry
     norms = jnp.linalg.norm(residuals_of(x, ax, values), axis=1)
     broken = ~jnp.isfinite(norms).all()
+    symmetric = asymmetry <= float(jnp.finfo(flat.dtype).eps) ** 0.5
+    refuse_asymmetric(asymmetry, symmetric, ~broken)
     nan = jnp.asarray(jnp.nan, flat.dtype)
     pairs = Eigenpairs(
         values=jnp.where(broken, nan, values[:k]),
         vectors=jax.vmap(flat.unflatten)(x[:k]),
         residuals=norms,
         products=_products(rows, k, iterations),
-        converged=~broken & ~is_unfinished(norms, values),
-        asymmetry=_asymmetry(x, ax, values),
+        converged=~broken & ~is_unfinished(norms, values) & symmetric,
+        asymmetry=asymmetry,
     )
     return pairs, jnp.where(broken, start, x).astype(block.dtype)
 
@@ -139,10 +151,14 @@ def _symmetrized(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
     return (matrix + matrix.T) / 2
 
 
-def _asymmetry(x: Array, ax: Array, values: Array) -> Float[Array, ""]:
-    projected = x @ ax.T
-    largest = abs(values).max()
-    return abs(projected - projected.T).max() / jnp.where(largest == 0, 1, largest)
+def _asymmetry(matrix: Float[Array, "m m"]) -> Float[Array, ""]:
+    largest = abs(matrix).max()
+    return abs(matrix - matrix.T).max() / jnp.where(largest == 0, 1, largest)
+
+
+def _absent(rows: Float[Array, "r n"]) -> Bool[Array, " r"]:
+    """Which of some rows, each a unit vector or zero, are zero."""
+    return (rows * rows).sum(1) < 0.5
 
 
 def _orthonormal(
@@ -150,25 +166,25 @@ def _orthonormal(
 ) -> Float[Array, "r n"]:
     """The rows, orthonormal and orthogonal to others; a row that vanishes is zero."""
     rows = _unit(rows)
-    for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+    # Twice is enough (Parlett 1998, section 6.9): what shrinks once more was rounding alone.
+    for least in (1e2 * float(jnp.finfo(rows.dtype).eps), 0.5):
         if against is not None:
             rows = rows - (rows @ against.T) @ against
-        rows = _unit(_gram_schmidt(rows))
+        rows = _gram_schmidt(rows, least)
     return rows
 
 
-def _gram_schmidt(rows: Float[Array, "r n"]) -> Float[Array, "r n"]:
-    """Modified Gram-Schmidt over a handful of rows: keeps their order, and tells rank."""
-    done: list[Array] = []
-    for row in rows:
-        before = jnp.linalg.norm(row)
-        for other in done:
-            row = row - (other @ row) * other
-        dependent = jnp.linalg.norm(row) <= 1e2 * jnp.finfo(rows.dtype).eps * before
-        row = jnp.where(dependent, 0, row)
+def _gram_schmidt(rows: Float[Array, "r n"], least: float) -> Float[Array, "r n"]:
+    """Gram-Schmidt over rows, in order; what is shorter than `least` is zero."""
+
+    # A loop, which compiles in no time for 50 rows; QR would not tell a lost row from noise.
+    def one(index: Int[Array, ""], done: Float[Array, "r n"]) -> Float[Array, "r n"]:
+        row = rows[index]
+        row = row - (done @ row) @ done
         norm = jnp.linalg.norm(row)
-        done.append(row / jnp.where(norm == 0, 1, norm))
-    return jnp.stack(done)
+        return done.at[index].set(jnp.where(norm <= least, 0, row / jnp.where(norm == 0, 1, norm)))
+
+    return jax.lax.fori_loop(0, rows.shape[0], one, jnp.zeros_like(rows))
 
 
 def _unit(rows: Float[Array, "r n"]) -> Float[Array, "r n"]:
@@ -181,11 +197,15 @@ def _orthonormalized_pair(
 ) -> tuple[Float[Array, "k n"], Float[Array, "k n"]]:
     """P orthogonal to X and orthonormal, with the same done to its images: no product."""
     for _ in range(2):
+        norms = jnp.linalg.norm(p, axis=1, keepdims=True)
+        norms = jnp.where(norms == 0, 1, norms)
+        p, ap = p / norms, ap / norms
         inside = p @ x.T
         p, ap = p - inside @ x, ap - inside @ ax
         gram = p @ p.T
         lengths, turned = jnp.linalg.eigh(_symmetrized(gram))
-        kept = lengths > 1e3 * jnp.finfo(p.dtype).eps * lengths.max()
+        # Beside 1, the length before: what cancels leaves images that are not those of P.
+        kept = lengths > 1e3 * jnp.finfo(p.dtype).eps
         scale = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0)
         mix = scale[:, None] * turned.T
         p, ap = mix @ p, mix @ ap

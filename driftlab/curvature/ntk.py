@@ -5,13 +5,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import lineax
 from jaxtyping import Array, Float, PyTree
 
 from driftlab.curvature import ntk_structured as structured
-from driftlab.curvature.ntk_blocks import chunk_indices, gram_matrix
-from driftlab.curvature.operators import check_params
-from driftlab.curvature.vectors import check_count
+from driftlab.curvature.ntk_blocks import check_network, gram_matrix
 
 Params = PyTree[Array]
 Apply = Callable[[Params, Array], Float[Array, "n *outputs"]]
@@ -36,7 +33,7 @@ def ntk(
 
     - "jacobian": the Jacobians of both sides, multiplied. `n m o^2 P` multiply-adds.
     - "products": for every column (j, b) the gradient of f_b(x_j), multiplied with the Jacobian
-      by forward differentiation. About `2 n m o` forward passes.
+      by transposing reverse differentiation. About `2 n m o` forward passes.
     - "structured": for the weight of a matrix product, whose gradient is `sum_t h_t (x) delta_t`
       over the positions t that share it, `sum_ts (h_t . h'_s)(delta_t,a . delta'_s,b)`, without
       forming that gradient: for a dense layer `n m (inputs + o^2 outputs)`. The layers are found
@@ -77,7 +74,7 @@ def ntk(
         )
     inputs, params = jnp.asarray(inputs), jax.tree.map(jnp.asarray, params)
     other = None if other is None else jnp.asarray(other)
-    num_outputs, is_scalar = _check(apply, params, inputs, other, batch_size)
+    num_outputs, is_scalar = check_network(apply, params, inputs, other, batch_size)
     net, costs = _network_and_costs(apply, params, inputs, other, trace_outputs, batch_size)
     if method == "auto":
         method = min(METHODS, key=lambda name: costs[name])
@@ -123,69 +120,8 @@ def ntk_costs(
       TypeError: as `ntk`.
       ValueError: as `ntk`.
     """
-    _check(apply, params, inputs, other, batch_size)
+    check_network(apply, params, inputs, other, batch_size)
     return _network_and_costs(apply, params, inputs, other, trace_outputs, batch_size)[1]
-
-
-def ntk_operator(
-    apply: Apply, params: Params, inputs: Array, batch_size: int | None = None
-) -> lineax.FunctionLinearOperator:
-    """The neural tangent kernel of many examples as an operator: `v -> Theta v = J (J^T v)`.
-
-    Exact over all examples: one pass of vector-Jacobian products, summed, and one of
-    Jacobian-vector products. Cost of a product: about 2 gradients over the data (the forward pass
-    is done in both). Memory: the activations of a batch, and two times the parameters.
-
-    Make an operator inside the function that you `jax.jit`, from arguments of that function.
-
-    Args:
-      apply: as in `ntk`, called with `batch_size` examples.
-      params: theta, a pytree of floating-point arrays.
-      inputs: n examples.
-      batch_size: examples at once; None for all of them.
-
-    Returns:
-      A lineax operator on vectors of the shape of the outputs, `(n, outputs)` or `(n,)`, tagged
-      symmetric and positive semidefinite.
-
-    Raises:
-      TypeError: if a parameter is not floating-point.
-      ValueError: for outputs that are not `(n, outputs)` or `(n,)`, or a batch_size that is not a
-        positive integer.
-    """
-    inputs, params = jnp.asarray(inputs), jax.tree.map(jnp.asarray, params)
-    _check(apply, params, inputs, None, batch_size)
-    structure = jax.eval_shape(apply, params, inputs)
-    num_examples = structure.shape[0]
-
-    def pull(batch: Array, vector: Array) -> Params:
-        return jax.vjp(lambda p: apply(p, batch), params)[1](vector)[0]
-
-    def push(batch: Array, tangent: Params) -> Array:
-        return jax.jvp(lambda p: apply(p, batch), (params,), (tangent,))[1]
-
-    def product(vector: Array) -> Array:
-        if vector.shape != structure.shape:
-            raise ValueError(
-                f"the vector has shape {vector.shape}, but the network's outputs, one row an "
-                f"example, have {structure.shape}."
-            )
-        if batch_size is None or batch_size >= num_examples:
-            return push(inputs, pull(inputs, vector))
-        indices = chunk_indices(num_examples, batch_size)
-        padding = [(0, indices.size - num_examples)] + [(0, 0)] * (vector.ndim - 1)
-        # The last batch is filled up with copies of the last example, which weigh nothing.
-        parts = jnp.pad(vector, padding).reshape(*indices.shape, *vector.shape[1:])
-
-        def add(total: Params, part: tuple[Array, Array]) -> tuple[Params, None]:
-            return jax.tree.map(jnp.add, total, pull(inputs[part[0]], part[1])), None
-
-        tangent, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), (indices, parts))
-        rows = jax.lax.map(lambda chunk: push(inputs[chunk], tangent), indices)
-        return rows.reshape(-1, *vector.shape[1:])[:num_examples]
-
-    tags = (lineax.symmetric_tag, lineax.positive_semidefinite_tag)
-    return lineax.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
 
 def _contraction(
@@ -205,8 +141,10 @@ def _contraction(
         return jax.vmap(jacobian, in_axes=(None, 0))(params, batch)
 
     def multiply(batch: Array, tangents: Params) -> Array:
-        _, push = jax.linearize(lambda p: apply(p, batch).reshape(len(batch), -1), params)
-        blocks = jax.vmap(jax.vmap(push))(tangents)  # (m, outputs, n, outputs)
+        outputs, pull = jax.vjp(lambda p: apply(p, batch).reshape(len(batch), -1), params)
+        # J as the transpose of J^T: a network with a `custom_vjp` has no forward derivative.
+        push = jax.linear_transpose(lambda vector: pull(vector)[0], outputs)
+        (blocks,) = jax.vmap(jax.vmap(push))(tangents)  # (m, outputs, n, outputs)
         blocks = blocks.astype(jnp.result_type(jnp.float32, *leaves))
         if net.traced:
             return jnp.einsum("jaia->ij", blocks) / net.num_outputs
@@ -242,39 +180,3 @@ def _network_and_costs(
         "products": num_columns * passes + 2 * net.forward_cost * n * m * outputs,
         "jacobian": num_examples * passes + n * m * structured.contraction_cost(plain),
     }
-
-
-def _check(
-    apply: Apply, params: Params, inputs: Array, other: Array | None, batch_size: int | None
-) -> tuple[int, bool]:
-    """Refuses what does not fit; the number of outputs, and whether there is no axis of them."""
-    check_params(params)
-    if not jax.tree.leaves(params):
-        raise ValueError("params hold no arrays: a network without parameters has no kernel.")
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
-    named = {"inputs": inputs} if other is None else {"inputs": inputs, "other": other}
-    for name, array in named.items():
-        if not array.shape or not array.shape[0]:
-            raise ValueError(
-                f"{name} needs one entry or more along its first axis, one an example; got shape "
-                f"{array.shape}."
-            )
-    if other is not None and (other.shape[1:], other.dtype) != (inputs.shape[1:], inputs.dtype):
-        raise ValueError(
-            f"other holds examples of shape {other.shape[1:]} and {other.dtype}, but inputs of "
-            f"{inputs.shape[1:]} and {inputs.dtype}; they must be the same."
-        )
-    value = jax.eval_shape(apply, params, inputs)
-    shape = getattr(value, "shape", None)
-    if shape is None or len(shape) not in (1, 2) or shape[0] != inputs.shape[0]:
-        raise ValueError(
-            f"apply(params, inputs) must return (n, outputs) or (n,) with n={inputs.shape[0]} "
-            f"examples; got {type(value).__name__ if shape is None else f'shape {shape}'}."
-        )
-    if not jnp.issubdtype(value.dtype, jnp.floating) or not math.prod(shape):
-        raise ValueError(
-            f"apply(params, inputs) must return real floating-point outputs, one or more an "
-            f"example; got {value.dtype} of shape {shape}."
-        )
-    return math.prod(shape[1:]), len(shape) == 1

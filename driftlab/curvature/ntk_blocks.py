@@ -1,4 +1,4 @@
-"""Gram matrices block by block, in bounded memory."""
+"""Gram matrices of networks block by block, in bounded memory."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
+
+from driftlab.curvature.operators import check_params
+from driftlab.curvature.vectors import check_count
 
 
 def gram_matrix(
@@ -31,8 +34,8 @@ def gram_matrix(
       batch_size: examples of each side at once; None for all.
 
     Returns:
-      `(n rows, m rows)`, exactly symmetric if `other` is None: blocks below the diagonal then are
-      copies of those above it.
+      `(n rows, m rows)`, exactly symmetric if `other` is None: what is below the diagonal then is a
+      copy of what is above it.
     """
     second = inputs if other is None else other
     n, m = len(inputs), len(second)
@@ -40,7 +43,7 @@ def gram_matrix(
         first = row_features(inputs)
         shared = other is None and row_features is column_features
         gram = contract(first, first if shared else column_features(second))
-        return gram if other is not None else (gram + gram.T) / 2
+        return gram if other is not None else _mirrored(gram)
     row_chunks, column_chunks = chunk_indices(n, batch_size), chunk_indices(m, batch_size)
 
     def block_row(chunk: tuple[Array, Array]) -> Array:
@@ -60,15 +63,9 @@ def gram_matrix(
         return jax.lax.map(block, (jnp.arange(len(column_chunks)), column_chunks))
 
     blocks = jax.lax.map(block_row, (jnp.arange(len(row_chunks)), row_chunks))
-    height, width = blocks.shape[2:]
-    gram = blocks.transpose(0, 2, 1, 3).reshape(len(row_chunks) * height, -1)
+    gram = blocks.transpose(0, 2, 1, 3).reshape(len(row_chunks) * blocks.shape[2], -1)
     gram = gram[: n * rows, : m * rows]
-    if other is not None:
-        return gram
-    row_block = (jnp.arange(n * rows) // height)[:, None]
-    column_block = (jnp.arange(m * rows) // width)[None]
-    lower = jnp.where(row_block > column_block, gram.T, (gram + gram.T) / 2)
-    return jnp.where(row_block < column_block, gram, lower)
+    return gram if other is not None else _mirrored(gram)
 
 
 def chunk_indices(count: int, size: int) -> Int[Array, "chunks size"]:
@@ -83,3 +80,68 @@ def chunk_indices(count: int, size: int) -> Int[Array, "chunks size"]:
     """
     chunks = math.ceil(count / size)
     return jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
+
+
+def check_network(
+    apply: Callable[[Any, Array], Array],
+    params: PyTree[Array],
+    inputs: Array,
+    other: Array | None,
+    batch_size: int | None,
+) -> tuple[int, bool]:
+    """Refuses networks and examples that have no kernel.
+
+    Args:
+      apply: `apply(params, inputs)`.
+      params: theta.
+      inputs: n examples.
+      other: m examples, or None.
+      batch_size: examples at once, or None.
+
+    Returns:
+      The number of outputs of an example, and whether `apply` returns `(n,)`, without their axis.
+
+    Raises:
+      TypeError: if a parameter is not floating-point.
+      ValueError: saying what does not fit.
+    """
+    check_params(params)
+    if not jax.tree.leaves(params):
+        raise ValueError("params hold no arrays: a network without parameters has no kernel.")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    named = {"inputs": inputs} if other is None else {"inputs": inputs, "other": other}
+    for name, array in named.items():
+        if not array.shape or not array.shape[0]:
+            raise ValueError(
+                f"{name} needs one entry or more along its first axis, one an example; got shape "
+                f"{array.shape}."
+            )
+    if other is not None and (other.shape[1:], other.dtype) != (inputs.shape[1:], inputs.dtype):
+        raise ValueError(
+            f"other holds examples of shape {other.shape[1:]} and {other.dtype}, but inputs of "
+            f"{inputs.shape[1:]} and {inputs.dtype}; they must be the same."
+        )
+    value = jax.eval_shape(apply, params, inputs)
+    shape = getattr(value, "shape", None)
+    if shape is None or len(shape) not in (1, 2) or shape[0] != inputs.shape[0]:
+        raise ValueError(
+            f"apply(params, inputs) must return (n, outputs) or (n,) with n={inputs.shape[0]} "
+            f"examples; got {type(value).__name__ if shape is None else f'shape {shape}'}."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating) or not math.prod(shape):
+        raise ValueError(
+            f"apply(params, inputs) must return real floating-point outputs, one or more an "
+            f"example; got {value.dtype} of shape {shape}."
+        )
+    return math.prod(shape[1:]), len(shape) == 1
+
+
+def _mirrored(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    # One gather, not a mean with the transpose or a choice between the two: XLA fuses what computes
+    # the entries into those twice, and rounds a b + c d in the one as fma(a, b, c d), in the other
+    # as fma(c, d, a b).
+    index = jnp.arange(gram.shape[0])
+    low = jnp.minimum(index[:, None], index[None])
+    high = jnp.maximum(index[:, None], index[None])
+    return gram.at[low, high].get(mode="promise_in_bounds")

@@ -16,7 +16,7 @@ import lineax
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from driftlab.curvature.batching import mean_over_batches
+from driftlab.curvature.batching import check_batches, mean_over_batches
 
 Params = PyTree[Array]
 Batch = PyTree[Array]
@@ -67,7 +67,7 @@ def preconditioned(operator: Operator, preconditioner: PyTree[Array]) -> Operato
         that are infinite freeze their coordinate.
 
     Returns:
-      A symmetric lineax operator.
+      A symmetric lineax operator; positive semidefinite if A is tagged so.
 
     Raises:
       ValueError: if the structures or shapes differ.
@@ -86,9 +86,9 @@ def preconditioned(operator: Operator, preconditioner: PyTree[Array]) -> Operato
         scaled = operator.mv(_scaled(root, vector))
         return _scaled(root, scaled)
 
-    return lineax.FunctionLinearOperator(
-        product, structure, lineax.symmetric_tag, closure_convert=False
-    )
+    semidefinite = lineax.is_positive_semidefinite(operator)
+    tag = lineax.positive_semidefinite_tag if semidefinite else lineax.symmetric_tag
+    return lineax.FunctionLinearOperator(product, structure, tag)
 
 
 def symmetric_operator(
@@ -114,9 +114,7 @@ def symmetric_operator(
         or if its values are not known because it is being traced.
     """
     structure = jax.eval_shape(lambda: like)
-    operator = lineax.FunctionLinearOperator(
-        function, structure, lineax.symmetric_tag, closure_convert=False
-    )
+    operator = lineax.FunctionLinearOperator(function, structure, lineax.symmetric_tag)
     for probe in range(probes):
         key = jax.random.key(probe)
         u, v = (_random_like(jax.random.fold_in(key, index), structure) for index in range(2))
@@ -203,17 +201,15 @@ def mean_operator(
       ValueError: if batch_size is not a positive integer.
     """
     structure = jax.eval_shape(lambda: params)
-    leaves = jax.tree.leaves(data)
-    if batch_size is None or not leaves or batch_size >= leaves[0].shape[0]:
+    if batch_size is None or batch_size >= check_batches(data, batch_size):
         product = linearized(data)
     else:
-        mean_over_batches(lambda batch: (), data, batch_size)  # refuses a bad batch_size here
 
         def in_batches(vector: Params) -> Params:
             return mean_over_batches(lambda batch: linearized(batch)(vector), data, batch_size)
 
         product = in_batches
-    return lineax.FunctionLinearOperator(product, structure, tags, closure_convert=False)
+    return lineax.FunctionLinearOperator(product, structure, tags)
 
 
 def _scaled(root: PyTree[Array], vector: PyTree[Array]) -> PyTree[Array]:

@@ -14,15 +14,15 @@ def preconditioner(
     *,
     b2: float | Float[Array, ""] | None = None,
     eps: float | Float[Array, ""] | None = None,
-    eps_root: float | Float[Array, ""] = 0.0,
+    eps_root: float | Float[Array, ""] | None = None,
     eps_in_sqrt: bool = True,
     identity_like: PyTree[Array] | None = None,
 ) -> PyTree[Array]:
     """P, such that the update is `-learning_rate P^{-1} m` with m the (averaged) gradient.
 
-    - Adam, AdamW, NAdam, Yogi, ...: `sqrt(nu / (1 - b2^t) + eps_root) + eps`
+    - Adam, AdamW, NAdam, ...; Yogi, with eps=1e-3 given: `sqrt(nu / (1 - b2^t) + eps_root) + eps`
     - AdaBelief: `sqrt(nu / (1 - b2^t)) + eps`
-    - AMSGrad: `sqrt(nu_max) + eps`
+    - AMSGrad: `sqrt(nu_max + eps_root) + eps`
     - RMSProp: `sqrt(nu + eps)`, or `sqrt(nu) + eps` without `eps_in_sqrt`, with nu corrected for
       bias if the state counts; centred, `nu - mu^2` in the place of nu
     - Adagrad: `sqrt(sum of squares + eps)`; infinite where no gradient has come yet, as no update
@@ -31,14 +31,16 @@ def preconditioner(
 
     The state is that *after* the step whose P is wanted, for an update divides by moments that
     hold its own gradient. Chains, masks, `partition`, `inject_hyperparams` and the like are looked
-    through.
+    through. Some states look like Adam's and mean something else: Yogi's (its alias has eps=1e-3),
+    RAdam's (divide P by its rectification; none of it at its first steps) and Adamax' (which
+    divides by `nu` itself).
 
     Args:
       opt_state: an optax state.
       b2: decay of the second moment, which the state does not tell; None for 0.999 (0.9 for
-        RMSProp), or what an `inject_hyperparams` state holds.
+        RMSProp), or what the `inject_hyperparams` state around it holds.
       eps: likewise; None for the optax alias' own.
-      eps_root: Adam's and Yogi's, inside the root.
+      eps_root: of the Adam family, inside the root; None for 0, or what is injected.
       eps_in_sqrt: of RMSProp.
       identity_like: params; then P = 1 wherever the state holds no second moment. None makes that
         an error.
@@ -48,20 +50,12 @@ def preconditioner(
 
     Raises:
       ValueError: if the state holds no second moment that is known here, or two for one parameter.
-        Adamax (whose state looks like Adam's) divides by `nu` itself: pass that instead.
 
     Source: optax 0.2.8's update rules; Cohen et al. (2022), "Adaptive gradient methods at the edge
     of stability", section 2, for the use of P.
     """
-    states = jax.tree.leaves(opt_state, is_leaf=_is_known)
-    found = [state for state in states if _is_known(state)]
-    given = {"b2": b2, "eps": eps}
-    injected = _injected(opt_state)
-    for name, alternatives in (("b2", ("b2", "decay")), ("eps", ("eps",))):
-        for other in alternatives:
-            if given[name] is None and other in injected:
-                given[name] = injected[other]
-    fixed = {"eps_root": eps_root, "eps_in_sqrt": eps_in_sqrt, **given}
+    given = {"b2": b2, "eps": eps, "eps_root": eps_root}
+    found = _second_moments(opt_state, {})
     if not found:
         if identity_like is not None:
             return jax.tree.map(jnp.ones_like, identity_like)
@@ -70,19 +64,27 @@ def preconditioner(
             f"known are {sorted(_RULES)} and states with a method "
             "preconditioner(). For one without, such as SGD, pass identity_like=params."
         )
-    diagonals = [_diagonal(state, fixed) for state in found]
-    return _merged(diagonals, identity_like)
+    diagonals = [_diagonal(state, injected, given, eps_in_sqrt) for state, injected in found]
+    return _merged(diagonals, identity_like, "")
 
 
-def _diagonal(state: Any, given: Mapping[str, Any]) -> PyTree[Array]:
+def _diagonal(
+    state: Any, injected: Mapping[str, Any], given: Mapping[str, Any], eps_in_sqrt: bool
+) -> PyTree[Array]:
     rule = _RULES.get(type(state).__name__)
-    return state.preconditioner() if rule is None else rule(state, **given)
+    if rule is None:
+        return state.preconditioner()
+    known = {"b2": injected.get("b2", injected.get("decay"))} | {
+        name: injected.get(name) for name in ("eps", "eps_root")
+    }
+    known |= {name: value for name, value in given.items() if value is not None}
+    return rule(state, eps_in_sqrt=eps_in_sqrt, **known)
 
 
 def _adam(state: Any, b2: Any, eps: Any, eps_root: Any, **_: Any) -> PyTree[Array]:
-    eps = 1e-8 if eps is None else eps
+    eps, root = 1e-8 if eps is None else eps, 0 if eps_root is None else eps_root
     correction = 1 - (0.999 if b2 is None else b2) ** state.count
-    return _map(lambda nu: jnp.sqrt(nu / correction + eps_root) + eps, state.nu)
+    return _map(lambda nu: jnp.sqrt(nu / correction + root) + eps, state.nu)
 
 
 def _belief(state: Any, b2: Any, eps: Any, **_: Any) -> PyTree[Array]:
@@ -90,20 +92,20 @@ def _belief(state: Any, b2: Any, eps: Any, **_: Any) -> PyTree[Array]:
     return _adam(state, b2, 1e-16 if eps is None else eps, 0.0)
 
 
-def _amsgrad(state: Any, eps: Any, **_: Any) -> PyTree[Array]:
-    eps = 1e-8 if eps is None else eps
-    return _map(lambda nu: jnp.sqrt(nu) + eps, state.nu_max)
+def _amsgrad(state: Any, eps: Any, eps_root: Any, **_: Any) -> PyTree[Array]:
+    eps, root = 1e-8 if eps is None else eps, 0 if eps_root is None else eps_root
+    return _map(lambda nu: jnp.sqrt(nu + root) + eps, state.nu_max)
 
 
 def _rms(state: Any, b2: Any, eps: Any, eps_in_sqrt: bool, **_: Any) -> PyTree[Array]:
     eps = 1e-8 if eps is None else eps
     decay = 0.9 if b2 is None else b2
-    correction = 1 - decay**state.count if hasattr(state, "count") else 1
+    correction = 1 - decay**state.count if "count" in state._fields else 1
 
     def root(square: Array) -> Array:
         return jnp.sqrt(square + eps) if eps_in_sqrt else jnp.sqrt(square) + eps
 
-    if not hasattr(state, "mu"):
+    if "mu" not in state._fields:
         return _map(lambda nu: root(nu / correction), state.nu)
     return _map(lambda nu, mu: root(nu / correction - (mu / correction) ** 2), state.nu, state.mu)
 
@@ -144,33 +146,59 @@ def _map(function: Callable[..., Array], *trees: PyTree[Array]) -> PyTree[Array]
     )
 
 
-def _injected(opt_state: PyTree) -> dict[str, Any]:
-    def holds(node: Any) -> bool:
-        return isinstance(getattr(node, "hyperparams", None), Mapping)
+def _second_moments(
+    opt_state: PyTree, injected: Mapping[str, Any]
+) -> list[tuple[Any, Mapping[str, Any]]]:
+    """The states that hold second moments, with the hyper-parameters injected around each."""
 
-    hyperparams: dict[str, Any] = {}
-    for node in jax.tree.leaves(opt_state, is_leaf=holds):
-        if holds(node):
-            hyperparams |= node.hyperparams
-    return hyperparams
+    def is_stop(node: Any) -> bool:
+        return _is_known(node) or _is_injecting(node)
+
+    found = []
+    for node in jax.tree.leaves(opt_state, is_leaf=is_stop):
+        if _is_known(node):
+            found.append((node, injected))
+        elif _is_injecting(node):
+            found += _second_moments(node.inner_state, {**injected, **node.hyperparams})
+    return found
 
 
-def _merged(diagonals: list[PyTree[Array]], identity_like: PyTree[Array] | None) -> PyTree[Array]:
-    """One diagonal from those of the groups that `optax.partition` and masks make."""
-    columns = [jax.tree.leaves(diagonal, is_leaf=_is_masked) for diagonal in diagonals]
-    structure = jax.tree.structure(diagonals[0], is_leaf=_is_masked)
-    others = None if identity_like is None else jax.tree.leaves(identity_like)
-    merged = []
-    for index, leaves in enumerate(zip(*columns, strict=True)):
-        present = [leaf for leaf in leaves if not _is_masked(leaf)]
-        if len(present) == 1:
-            merged.append(present[0])
-        elif not present and others is not None:
-            merged.append(jnp.ones_like(others[index]))
-        else:
-            raise ValueError(
-                f"{len(present)} second moments belong to parameter leaf {index} in the "
-                "optimiser's state, and one is needed: compute the diagonal yourself, or, where "
-                "some parameters have none, pass identity_like=params."
+def _is_injecting(node: Any) -> bool:
+    return isinstance(getattr(node, "hyperparams", None), Mapping) and hasattr(node, "inner_state")
+
+
+def _merged(trees: list[PyTree], identity_like: PyTree | None, where: str) -> PyTree[Array]:
+    """One diagonal from those of the groups that `optax.partition` and masks make.
+
+    A mask stands for a leaf or, where the mask was a prefix of the params, for a whole branch.
+    """
+    present = [tree for tree in trees if not _is_masked(tree)]
+    if not present and identity_like is not None:
+        return jax.tree.map(jnp.ones_like, identity_like)
+    if present and not jax.tree_util.all_leaves(present):
+        branches = [_children(tree) for tree in present]
+        others = [None] * len(branches[0][1])
+        if identity_like is not None:
+            others = _children(identity_like)[1]
+        merged = [
+            _merged(list(group), other, where + jax.tree_util.keystr((name,)))
+            for name, *group, other in zip(
+                branches[0][0], *[children for _, children, _ in branches], others, strict=True
             )
-    return jax.tree.unflatten(structure, merged)
+        ]
+        return jax.tree.unflatten(branches[0][2], merged)
+    if len(present) != 1:
+        raise ValueError(
+            f"{len(present)} second moments belong to parameter {where or 'params'} in the "
+            "optimiser's state, and one is needed: compute the diagonal yourself, or, where some "
+            "parameters have none, pass identity_like=params."
+        )
+    return present[0]
+
+
+def _children(tree: PyTree) -> tuple[list[Any], list[PyTree], Any]:
+    """Names, children and structure of a tree's root."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: node is not tree
+    )
+    return [path[0] for path, _ in pairs], [child for _, child in pairs], structure

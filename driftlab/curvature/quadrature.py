@@ -37,7 +37,7 @@ class Quadrature(NamedTuple):
           The estimate; exact for a polynomial f of degree up to `2 steps - 1`, but for the random
           vectors. NaN where f is NaN at a node that has weight.
         """
-        terms = jnp.where(self.weights > 0, self.weights * function(self.nodes), 0)
+        terms = jnp.where(self.weights == 0, 0, self.weights * function(self.nodes))
         samples = self.dimension * terms.sum(1)
         probes, steps = self.nodes.shape
         error = samples.std(ddof=1) / probes**0.5

@@ -61,7 +61,13 @@ def flat_operator(operator: lineax.AbstractLinearOperator) -> FlatOperator:
     ends = np.cumsum(sizes)
 
     def flatten(tree: PyTree[Array]) -> Float[Array, " n"]:
-        return jnp.concatenate([leaf.ravel().astype(dtype) for leaf in jax.tree.leaves(tree)])
+        shapes, expected = [jnp.shape(x) for x in jax.tree.leaves(tree)], [x.shape for x in leaves]
+        if shapes != expected:
+            raise ValueError(
+                f"the operator acts on trees with leaves of shapes {expected}; got a vector with "
+                f"leaves of shapes {shapes}."
+            )
+        return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])
 
     def unflatten(vector: Float[Array, " n"]) -> PyTree[Array]:
         parts = [

@@ -5,7 +5,18 @@ a dict of named arrays. To add one, write a function and hand it to `sweep(measu
 it in `every(measure, n)` to record it at every n-th record only.
 """
 
+from driftlab.measures.drift import iteration_drift
 from driftlab.measures.evaluation import evaluation, training
+from driftlab.measures.gradient_noise import (
+    gradient_covariance_trace,
+    gradient_noise,
+    gradient_noise_scale,
+    gradient_signal_to_noise,
+    per_example_gradient_norm,
+    update_cosine,
+)
+from driftlab.measures.kernel import kernel
+from driftlab.measures.layerwise import layer_names, layerwise
 from driftlab.measures.norms import (
     distance_from_initialization,
     effective_learning_rate,
@@ -13,7 +24,16 @@ from driftlab.measures.norms import (
     parameter_norm,
     update_norm,
 )
+from driftlab.measures.rank import effective_rank, stable_rank
 from driftlab.measures.recording import Measure, Tracker, every, initial_memory, record
+from driftlab.measures.sharpness import gradient_alignment, preconditioned_sharpness, sharpness
+from driftlab.measures.spectrum import (
+    hessian_effective_rank,
+    hessian_trace,
+    rayleigh_quotient,
+    spectral_density,
+)
+from driftlab.measures.two_batch import gradient_noise_scale_two_batch, ratio_of_means
 from driftlab.measures.values import loss, objective_value
 
 DEFAULT: tuple[Measure, ...] = (
@@ -31,14 +51,35 @@ __all__ = [
     "Tracker",
     "distance_from_initialization",
     "effective_learning_rate",
+    "effective_rank",
     "evaluation",
     "every",
+    "gradient_alignment",
+    "gradient_covariance_trace",
+    "gradient_noise",
+    "gradient_noise_scale",
+    "gradient_noise_scale_two_batch",
     "gradient_norm",
+    "gradient_signal_to_noise",
+    "hessian_effective_rank",
+    "hessian_trace",
     "initial_memory",
+    "iteration_drift",
+    "kernel",
+    "layer_names",
+    "layerwise",
     "loss",
     "objective_value",
     "parameter_norm",
+    "per_example_gradient_norm",
+    "preconditioned_sharpness",
+    "ratio_of_means",
+    "rayleigh_quotient",
     "record",
+    "sharpness",
+    "spectral_density",
+    "stable_rank",
     "training",
+    "update_cosine",
     "update_norm",
 ]
