@@ -42,10 +42,10 @@ def mean_over_batches(
         lambda array: array[: count * batch_size].reshape(count, batch_size, *array.shape[1:]),
         data,
     )
-    first, others = jax.tree.map(lambda a: a[0], whole), jax.tree.map(lambda a: a[1:], whole)
-    total = jax.tree.map(lambda value: value * (batch_size / size), function(first))
-    if count > 1:
-        total, _ = jax.lax.scan(accumulate, total, others)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda array: array[0], whole))
+    # Not from the first batch's values: the function would be compiled once more.
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(accumulate, nothing, whole)
     if rest:
         last = function(jax.tree.map(lambda array: array[size - rest :], data))
         total = jax.tree.map(lambda t, v: t + v * (rest / size), total, last)

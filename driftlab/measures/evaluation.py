@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from driftlab.curvature import mean_over_batches
 from driftlab.dynamics import Snapshot
 from driftlab.measures.recording import Measure
-from driftlab.objective import Batch, Loss, Objective, Params, batch_length
+from driftlab.objective import Batch, Loss, Objective, Params
 from driftlab.sampling import check_batch_size
 
 
@@ -72,23 +72,7 @@ def _means(
     params = snapshot.eval_params
     functions = {"loss": objective.loss, **objective.metrics}
     named = {f"{prefix}_{name}": function for name, function in functions.items()}
-    size = batch_length(data, "the objective's data")
-    if batch_size is None or batch_size >= size:
-        return _evaluated(named, params, data)
-    count, rest = divmod(size, batch_size)
-    whole = jax.tree.map(
-        lambda array: array[: count * batch_size].reshape(count, batch_size, *array.shape[1:]),
-        data,
-    )
-    totals = jax.tree.map(
-        lambda values: values.sum() * (batch_size / size),
-        jax.lax.map(lambda batch: _evaluated(named, params, batch), whole),
-    )
-    if rest:
-        tail = jax.tree.map(lambda array: array[size - rest :], data)
-        last = _evaluated(named, params, tail)
-        totals = jax.tree.map(lambda total, value: total + value * (rest / size), totals, last)
-    return totals
+    return mean_over_batches(lambda batch: _evaluated(named, params, batch), data, batch_size)
 
 
 def _evaluated(
