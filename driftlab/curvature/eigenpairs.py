@@ -161,10 +161,10 @@ def _look(
     """One run from one direction; vectors stay flat, `(k, n)`."""
     wanted, size, limit = settings.wanted, settings.size, settings.max_products
     begin_key, spare_key = jax.random.split(key)
+    # A given direction may lie in an invariant subspace, such as one eigenvector's.
+    enough = wanted if first is None else wanted + 1
     if first is None:
         first = jax.random.normal(begin_key, (flat.size,), flat.dtype)
-    # A given direction may lie in an invariant subspace, such as one eigenvector: it proves nothing.
-    enough = wanted if first is None else wanted + 1
     # Where the basis can hold all, a repeated eigenvalue is seen for sure only by going on to it.
     hasty = size == flat.size and settings.k > 1
     # A look at the Ritz values costs an eigendecomposition of T: at every few products.

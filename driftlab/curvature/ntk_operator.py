@@ -55,11 +55,6 @@ def ntk_operator(
         return jax.linear_transpose(lambda vector: back(vector)[0], outputs)(tangent)[0]
 
     def product(vector: Array) -> Array:
-        if vector.shape != structure.shape:
-            raise ValueError(
-                f"the vector has shape {vector.shape}, but the network's outputs, one row an "
-                f"example, have {structure.shape}."
-            )
         if batch_size is None or batch_size >= num_examples:
             return push(inputs, pull(inputs, vector))
         indices = chunk_indices(num_examples, batch_size)
@@ -74,5 +69,6 @@ def ntk_operator(
         rows = jax.lax.map(lambda chunk: push(inputs[chunk], tangent), indices)
         return rows.reshape(-1, *vector.shape[1:])[:num_examples]
 
+    # Closure-converted, lineax's default: its solvers take no function that closes over tracers.
     tags = (lineax.symmetric_tag, lineax.positive_semidefinite_tag)
     return lineax.FunctionLinearOperator(product, structure, tags)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 3
 _THRESHOLD_COLOR = "#222222"
-_COMPARISON_COLOR = "#A0A0A0"
+_COMPARISON_COLOR = "#BDBDBD"
 _CROSS: Any = {
     "color": DIVERGED_COLOR, "marker": "x", "markeredgewidth": 1.6, "linestyle": "none",
 }  # fmt: skip
@@ -124,7 +124,7 @@ def _draw(
     point = selection.points[0]
     values, diverged = point.values[index], point.diverged[index]
     if comparison is not None:
-        panel.plot(*comparison, color=_COMPARISON_COLOR, linewidth=1.4, zorder=1.9)
+        panel.plot(*comparison, color=_COMPARISON_COLOR, linewidth=2.6, zorder=1.9)
     top = _top(values, threshold, comparison)
     seeds = len(values)
     for lane, died in zip(values, diverged, strict=True):
@@ -170,7 +170,9 @@ def _handles(selection: Selection, threshold_label: str, comparison_label: str) 
         Line2D([], [], color=_THRESHOLD_COLOR, linestyle="--", label=threshold_label),
     ]
     if comparison_label:
-        handles.append(Line2D([], [], color=_COMPARISON_COLOR, label=comparison_label))
+        handles.append(
+            Line2D([], [], color=_COMPARISON_COLOR, linewidth=2.6, label=comparison_label)
+        )
     if point.diverged.any():
         handles.append(Line2D([], [], **_CROSS, label="diverged"))
     return handles

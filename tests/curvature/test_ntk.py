@@ -9,11 +9,12 @@ from flax import linen, nnx
 
 from driftlab import models
 from driftlab.curvature.ntk import METHODS, ntk, ntk_costs
-from driftlab.curvature.ntk_structured import network
+from driftlab.curvature.ntk_layers import weight_products
+from driftlab.curvature.ntk_structured import contract, features, network
 
 KEY = jax.random.key(0)
 VECTORS = jax.random.normal(jax.random.key(1), (7, 5), float)
-IMAGES = jax.random.normal(jax.random.key(2), (5, 6, 6, 2), float)
+IMAGES = jax.random.normal(jax.random.key(2), (4, 4, 4, 2), float)
 SEQUENCES = jax.random.normal(jax.random.key(3), (4, 3, 6), float)
 
 
@@ -169,7 +170,7 @@ CASES = {
     "mlp": lambda: linen_model(models.MLP((8, 6), 3), VECTORS),
     "relu_mlp": lambda: linen_model(models.MLP((8,), 2, activation="relu"), VECTORS),
     "two_outputs": lambda: linen_model(models.MLP((6,), 2), VECTORS),
-    "cnn": lambda: linen_model(models.CNN(2, channels=(3,), dense_widths=(5,)), IMAGES),
+    "cnn": lambda: linen_model(models.CNN(2, channels=(3,)), IMAGES),
     "cnn_lax": lambda: linen_model(models.CNN(2, channels=(3,), method="lax"), IMAGES),
     "two_layer": lambda: linen_model(models.TwoLayerReLU(20), VECTORS),
     "deep_linear": lambda: linen_model(models.DeepLinear((4, 4), 2), VECTORS),
@@ -219,15 +220,25 @@ def test_all_methods_equal_the_naive_contraction(case):
     @jax.jit
     def kernels(params, inputs):
         symmetric = [ntk(apply, params, inputs, method=method) for method in methods]
-        other = {"method": "structured", "trace_outputs": True}
-        mean = ntk(apply, params, inputs, inputs[:2], **other)
-        return symmetric, mean, naive(apply, params, inputs)
+        return symmetric, naive(apply, params, inputs)
 
-    symmetric, mean, expected = kernels(params, inputs)
+    symmetric, expected = kernels(params, inputs)
     for kernel in symmetric:
         assert_close(kernel, expected)
         np.testing.assert_array_equal(kernel, transposed(kernel))
-    assert_close(mean, jnp.einsum("ijaa->ij", expected[:, :2]) / expected.shape[2])
+
+
+@pytest.mark.parametrize("case", ["grouped", "cnn_lax", "layer_norm"])
+def test_the_mean_over_outputs_with_other_inputs(case):
+    apply, params, inputs = CASES[case]()
+
+    @jax.jit
+    def kernels(params, inputs):
+        mean = ntk(apply, params, inputs, inputs[:2], method="structured", trace_outputs=True)
+        return mean, naive(apply, params, inputs, inputs[:2])
+
+    mean, expected = kernels(params, inputs)
+    assert_close(mean, jnp.einsum("ijaa->ij", expected) / expected.shape[2])
 
 
 STRUCTURED = {
@@ -258,6 +269,38 @@ def test_layers_are_found_in_every_framework(case):
     net = network(single, leaves, inputs[0], False, 100, 10)
     merged = sum(product.bias is not None for product in net.products)
     assert (len(net.products), merged, len(net.remaining)) == STRUCTURED[case]
+
+
+@pytest.mark.parametrize(
+    ("case", "num_products"),
+    [("grouped", 2), ("product_of_weights", 2), ("cnn", 2), ("one_output_weights", 2)],
+)
+def test_the_structured_form_is_right_where_it_is_not_the_cheapest(case, num_products):
+    apply, params, inputs = CASES[case]()
+    leaves, tree = jax.tree.flatten(params)
+
+    def single(leaves, example):
+        return apply(jax.tree.unflatten(tree, leaves), example[None])[0]
+
+    for traced in (False, True):
+        net = network(single, leaves, inputs[0], traced, 100, 10)
+        products = tuple(weight_products(net.program, len(leaves)))
+        assert len(products) == num_products
+        taken = {leaf for product in products for leaf in (product.leaf, product.bias)}
+        rest = tuple(leaf for leaf in range(len(leaves)) if leaf not in taken)
+        forced = net._replace(products=products, remaining=rest)
+
+        @jax.jit
+        def kernels(leaves, inputs, forced=forced):
+            rows = features(forced, leaves, inputs)
+            params = jax.tree.unflatten(tree, leaves)
+            return contract(forced, rows, rows), naive(apply, params, inputs)
+
+        gram, expected = kernels(leaves, inputs)
+        outputs = expected.shape[2]
+        mean = jnp.einsum("ijaa->ij", expected) / outputs
+        blocks = expected.transpose(0, 2, 1, 3).reshape(gram.shape) if not traced else mean
+        assert_close(gram, blocks)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -323,7 +366,7 @@ def test_lanes_equal_single_calls(method, batch_size):
         assert_close(together[lane], single)
 
 
-@pytest.mark.parametrize("case", ["two_outputs", "cnn"])
+@pytest.mark.parametrize("case", ["two_outputs", "cnn_lax"])
 def test_float32(case):
     apply, params, inputs = CASES[case]()
     expected = np.asarray(naive(apply, params, inputs))
@@ -402,12 +445,17 @@ def test_du_dt_is_minus_the_kernel_times_the_residual():
     def predict(p):
         return apply(p, inputs)[:, 0]
 
-    gradient = jax.grad(lambda p: jnp.square(predict(p) - targets).sum() / 2)(params)
-    outputs, velocity = jax.jvp(predict, (params,), (jax.tree.map(jnp.negative, gradient),))
-    kernel = ntk(lambda p, x: apply(p, x)[:, 0], params, inputs)
-    assert_close(velocity, -kernel @ (outputs - targets))
-    patterns = (inputs @ params["kernel"] >= 0).astype(float)
-    assert_close(kernel, (inputs @ inputs.T) * (patterns @ patterns.T) / 50)
+    @jax.jit
+    def flow(params):
+        gradient = jax.grad(lambda p: jnp.square(predict(p) - targets).sum() / 2)(params)
+        outputs, velocity = jax.jvp(predict, (params,), (jax.tree.map(jnp.negative, gradient),))
+        kernel = ntk(lambda p, x: apply(p, x)[:, 0], params, inputs)
+        return velocity, kernel, -kernel @ (outputs - targets)
+
+    velocity, kernel, expected = flow(params)
+    assert_close(velocity, expected)
+    patterns = np.asarray(inputs @ params["kernel"] >= 0, float)
+    assert_close(kernel, np.asarray(inputs @ inputs.T) * (patterns @ patterns.T) / 50)
 
 
 ERRORS = {
