@@ -9,5 +9,14 @@ from driftlab.plot.style import style
 from driftlab.plot.sweep_curves import curves
 from driftlab.plot.sweep_final import final_value
 from driftlab.plot.sweep_heat_map import heat_map
+from driftlab.plot.threshold_panels import Comparison, threshold_panels
 
-__all__ = ["curves", "final_value", "heat_map", "save", "style"]
+__all__ = [
+    "Comparison",
+    "curves",
+    "final_value",
+    "heat_map",
+    "save",
+    "style",
+    "threshold_panels",
+]

@@ -79,8 +79,9 @@ def spectra(
         line[0].set_ylim(1e-2, 10 * peak)
     for panel, step in zip(panels[0], shown, strict=True):
         panel.set_title(f"k = {step}")
-    figure.supxlabel("eigenvalue of the Hessian", fontsize=11)
-    figure.supylabel("eigenvalues per unit", fontsize=11)
+    for panel in panels[-1]:
+        panel.set_xlabel("eigenvalue")
+    figure.supylabel("eigenvalues of the Hessian per unit", fontsize=11)
     handles = [Line2D([], [], color=_BULK, label="density"), _tick("#777777", "top eigenvalues")]
     if outliers is not None:
         handles.append(_tick(_OUTLIER, "outliers, down to the largest gap"))
