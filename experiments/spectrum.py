@@ -325,8 +325,7 @@ def main(config: Any) -> None:
         config,
         problems,
         out,
-        # One lane at a time: batched small eigenproblems were seen to hang XLA's two CPU threads.
-        lanes="map" if flags.LANES.value == "auto" else flags.LANES.value,
+        lanes=flags.LANES.value,
         devices=flags.DEVICES.value,
         shard=shard,
         checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,

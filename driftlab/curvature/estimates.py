@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from driftlab.curvature.factorizations import leave_one_out, orthonormal_columns
 from driftlab.curvature.operators import Operator
 from driftlab.curvature.vectors import FlatOperator, check_count, flat_operator, rademacher
 
@@ -40,8 +41,9 @@ def trace(
       trace is then exact (another third); the rest estimates what is left (Meyer et al. 2021).
       Better where the spectrum decays, as Hessians' do.
     - "xtrace": every product serves both purposes, left out one at a time (Epperly, Tropp, Webber
-      2024), by matfree. The best of the three; holds `products` vectors in memory, all products of
-      one half at once, and its standard error is a leave-one-out estimate.
+      2024, with the probes' lengths normalised, section 2.3). The best of the three; holds
+      `products` vectors in memory, and its standard error is a leave-one-out estimate. Exact if
+      the products are as many as dimensions.
 
     Args:
       operator: symmetric.
@@ -129,7 +131,7 @@ def _hutch_plus_plus(
     sketch_key, probe_key = jax.random.split(key)
     sketch = _at_probes(flat.apply, flat, sketch_key, rank, parallel)
     # Of a matrix of low rank, some rows are arbitrary: orthonormal still, which is what counts.
-    basis = jnp.linalg.qr(sketch.T)[0].T
+    basis = orthonormal_columns(sketch.T).T
     inside = jax.lax.map(form, basis, batch_size=parallel).sum()
     left = products - 2 * rank
     outside = _at_probes(lambda z: form(z - (basis @ z) @ basis), flat, probe_key, left, parallel)
@@ -138,16 +140,23 @@ def _hutch_plus_plus(
 
 
 def _xtrace(flat: FlatOperator, key: PRNGKeyArray, products: int, parallel: int) -> Estimate:
-    from matfree import stochtrace
-
-    count = min(products // 2, flat.size)
-    like = jnp.zeros((flat.size,), flat.dtype)
-    estimate = stochtrace.estimator_leave_one_out_mean_and_sem(
-        stochtrace.leave_one_out_xtrace(), stochtrace.sampler_signs(like, num=count)
-    )
-    with jax.numpy_rank_promotion("allow"):  # matfree broadcasts vectors against matrices
-        value, error = estimate(flat.apply, key)
-    return Estimate(value, error, flat.size if 2 * count >= flat.size else 2 * count)
+    """Of each probe the trace inside the other products' span, and itself for what is outside."""
+    if products >= flat.size:
+        rows = jax.lax.map(flat.apply, jnp.eye(flat.size, dtype=flat.dtype), batch_size=parallel)
+        return Estimate(jnp.trace(rows), jnp.zeros((), flat.dtype), flat.size)
+    count = products // 2
+    # Normal, for which the length of what is outside is independent of its direction.
+    probes = jax.random.normal(key, (count, flat.size), flat.dtype)
+    basis, inside, left_out = leave_one_out(jax.lax.map(flat.apply, probes, batch_size=parallel).T)
+    projected = basis.T @ jax.lax.map(flat.apply, basis.T, batch_size=parallel).T  # Q^T A Q
+    seen = basis.T @ probes.T
+    # Columns: the coordinates of each probe in the basis without its own product.
+    others = seen - left_out * (left_out * seen).sum(0)[None]
+    lost = (left_out * (projected @ left_out)).sum(0)
+    outside = ((seen - 2 * others) * inside + others * (projected @ others)).sum(0)
+    length = (probes.T**2).sum(0) - (others**2).sum(0)
+    samples = jnp.trace(projected) - lost + (flat.size - count + 1) * outside / length
+    return Estimate(*_mean_and_error(samples), 2 * count)
 
 
 def _at_probes(

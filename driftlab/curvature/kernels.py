@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from driftlab.curvature.factorizations import eigenvalues
 from driftlab.curvature.vectors import all_finite
 
 
@@ -31,7 +32,7 @@ def kernel_spectrum(gram: Float[Array, "n n *outputs"]) -> Float[Array, " eigenv
         )
     # LAPACK may not return from a matrix with NaN.
     finite = all_finite(matrix)
-    values = jnp.linalg.eigvalsh(jnp.where(finite, (matrix + matrix.T) / 2, 0))
+    values = eigenvalues(jnp.where(finite, (matrix + matrix.T) / 2, 0))
     return jnp.where(finite, values[::-1], jnp.nan)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from driftlab.curvature.factorizations import eigh
 from driftlab.curvature.vectors import FlatOperator
 
 
@@ -155,7 +156,7 @@ def ritz(
     # Above all the others, so that the filling is sorted behind them.
     filling = jnp.where(used, 0, 1 + 3 * steps * krylov.scale)
     projected = jnp.where(used[:, None] & used[None, :], krylov.projected, 0)
-    values, vectors = jnp.linalg.eigh(projected + jnp.diag(filling))
+    values, vectors = eigh(projected + jnp.diag(filling))
     last = jnp.take(vectors, jnp.maximum(krylov.filled - 1, 0), axis=0)
     return values, vectors, jnp.abs(krylov.coupling * last)
 

@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from driftlab.curvature.eigenpairs import Eigenpairs, refuse_asymmetric
+from driftlab.curvature.factorizations import eigh
 from driftlab.curvature.operators import Operator
 from driftlab.curvature.vectors import check_count, flat_operator
 
@@ -83,7 +84,7 @@ def tracked_eigenpairs(
     start = jnp.where(_absent(start)[:, None], _orthonormal(fresh, start), start)
     images = jax.lax.map(flat.apply, start)
     gram = start @ images.T
-    values, vectors = jnp.linalg.eigh(_symmetrized(gram))
+    values, vectors = eigh(_symmetrized(gram))
     mix = vectors[:, ::-1].T
     x, ax, values = mix @ start, mix @ images, values[::-1]
     none = jnp.zeros((k, flat.size), flat.dtype)
@@ -110,7 +111,7 @@ def tracked_eigenpairs(
         gram = _symmetrized(products)
         # Empty rows (a converged residual) go below everything.
         floor = 1 + 2 * gram.shape[0] * abs(gram).max()
-        found, vectors = jnp.linalg.eigh(gram - jnp.diag(jnp.where(_absent(basis), floor, 0)))
+        found, vectors = eigh(gram - jnp.diag(jnp.where(_absent(basis), floor, 0)))
         mix = vectors[:, ::-1][:, :rows].T
         # The next directions: what entered the wanted vectors beside the old block.
         fresh = mix[:k].at[:, :rows].set(0)
@@ -203,7 +204,7 @@ def _orthonormalized_pair(
         inside = p @ x.T
         p, ap = p - inside @ x, ap - inside @ ax
         gram = p @ p.T
-        lengths, turned = jnp.linalg.eigh(_symmetrized(gram))
+        lengths, turned = eigh(_symmetrized(gram))
         # Beside 1, the length before: what cancels leaves images that are not those of P.
         kept = lengths > 1e3 * jnp.finfo(p.dtype).eps
         scale = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from driftlab.curvature.factorizations import singular_values
 from driftlab.dynamics import Snapshot
 from driftlab.measures.layerwise import leaf_paths
 from driftlab.measures.recording import Measure
@@ -61,7 +62,7 @@ def _of_matrices(name: str, rank: Callable[[Float[Array, " k"]], Float[Array, ""
         finite = jnp.isfinite(matrix).all()
         zero = (matrix == 0).all()
         usable = jnp.where(finite & ~zero, matrix, jnp.ones_like(matrix))
-        value = rank(jnp.linalg.svd(usable, compute_uv=False))
+        value = rank(singular_values(usable))
         return jnp.where(finite, jnp.where(zero, 0, value), jnp.nan)
 
     def measure(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
