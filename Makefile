@@ -6,7 +6,7 @@ EXTRAS ?= test
 OUT ?= runs/lr_sweep
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test lint bench docs clean
+.PHONY: help setup sweep test lint bench reproduce docs clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ bench:  ## driftlab beside its peers, in one run (an hour); results go to docs/r
 	@$(MAKE) setup EXTRAS=test,bench
 	$(BIN)/python -m benchmarks.sweep --out=docs/results/sweep.md
 	$(BIN)/python -m benchmarks.convolution
+	$(BIN)/python -m benchmarks.curvature --out=docs/results/curvature.md
+
+reproduce: setup  ## Published results on real data, claim against measurement (half an hour); into runs/
+	$(BIN)/python -m experiments.edge_of_stability --out=runs/edge_of_stability
+	$(BIN)/python -m experiments.spectrum --out=runs/spectrum
+	$(BIN)/python -m experiments.catapult --out=runs/catapult
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs

@@ -57,7 +57,7 @@ def conjugate_gradients(
       start: x_0, such as a decayed earlier solution; None for 0.
       preconditioner: a positive diagonal M, a tree like b; None for none.
       max_steps: iterations at most.
-      tolerance: stop at a residual of this times `||b||`; 0 for never.
+      tolerance: stop at a residual of this times `||b||`; 0 for rounding, the dtype's epsilon.
       truncation: eps of the test; 0 for no test.
 
     Returns:
@@ -84,7 +84,8 @@ def conjugate_gradients(
     residual = b if start is None else b - damped(x)
     direction = weights * residual
     history = jnp.zeros((max_steps + 1,), flat.dtype).at[0].set(_model(x, residual, b))
-    limit = tolerance * jnp.linalg.norm(b)
+    # Below rounding the recurrence means nothing, and goes on until its products underflow.
+    limit = max(tolerance, float(jnp.finfo(flat.dtype).eps)) * jnp.linalg.norm(b)
     false = jnp.zeros((), bool)
     begun = (x, residual, direction, residual @ direction, history, jnp.int32(0), false, false)
 

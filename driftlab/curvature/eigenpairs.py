@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from driftlab.curvature import lanczos
+from driftlab.curvature.lanes import solve_in_lanes
 from driftlab.curvature.operators import Operator
 from driftlab.curvature.vectors import FlatOperator, all_finite, check_count, flat_operator
 
@@ -60,7 +61,8 @@ def eigenpairs(
       k: how many, at each end that is asked for; up to the dimension.
       which: "largest" (algebraically, as sharpness is), "smallest" or "both".
       tolerance: on residuals, relative to the largest |Ritz value|; None for the square root of
-        the dtype's epsilon, which puts the error of a separated eigenvalue at its rounding.
+        the dtype's epsilon, which puts the error of a separated eigenvalue at its rounding. A
+        loose one (1e-2) can pass over an eigenvalue close to its neighbours altogether.
       max_products: stop there, converged or not; None for 20 times the basis.
       basis_size: vectors kept, which is the memory: None for 2 k + 20 (twice that for both ends).
       looks: 1 for one run. Each further look is a run as long as the first, from a random
@@ -114,9 +116,14 @@ def eigenpairs(
         raise ValueError(f"tolerance must be positive; got {tolerance!r}.")
     key = jax.random.key(0) if key is None else key
     first = None if start is None else flat.flatten(start)
-    found = _look(flat, settings, first, key)
-    for index in range(1, looks):
-        found = _look_again(flat, settings, found, jax.random.fold_in(key, index))
+
+    def solve(flat: FlatOperator, first: Array | None, key: PRNGKeyArray) -> Eigenpairs:
+        found = _look(flat, settings, first, key)
+        for index in range(1, looks):
+            found = _look_again(flat, settings, found, jax.random.fold_in(key, index))
+        return found
+
+    found = solve_in_lanes(solve, flat, first, key)
     symmetric = found.asymmetry <= epsilon**0.5
     healthy = all_finite(found.values, found.residuals)
     refuse_asymmetric(found.asymmetry, symmetric, healthy)

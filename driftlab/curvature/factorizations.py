@@ -5,12 +5,11 @@ parts on a thread of that pool. Two such calls at once, which a program with two
 factorisations makes, can occupy all threads and wait for ever. So lanes go one at a time there.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from driftlab.curvature.lanes import one_at_a_time
 
 
 def eigh(matrix: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
@@ -75,27 +74,13 @@ def leave_one_out(
     return _leave_one_out(matrix)
 
 
-def _one_at_a_time(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    safe = jax.custom_batching.custom_vmap(function)
-
-    @safe.def_vmap
-    def in_lanes(size: int, batched: list[bool], matrices: Array) -> tuple[Any, Any]:
-        del size, batched  # of the one argument: it is, or this would not be called
-        values = jax.lax.platform_dependent(
-            matrices, cpu=lambda m: jax.lax.map(safe, m), default=jax.vmap(function)
-        )
-        return values, jax.tree.map(lambda _: True, values)
-
-    return safe
+_eigh = one_at_a_time(lambda matrix: tuple(jnp.linalg.eigh(matrix)))
+_orthonormal_columns = one_at_a_time(lambda matrix: jnp.linalg.qr(matrix)[0])
+_eigenvalues = one_at_a_time(lambda matrix: jnp.linalg.eigvalsh(matrix))
+_singular_values = one_at_a_time(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False))
 
 
-_eigh = _one_at_a_time(lambda matrix: tuple(jnp.linalg.eigh(matrix)))
-_orthonormal_columns = _one_at_a_time(lambda matrix: jnp.linalg.qr(matrix)[0])
-_eigenvalues = _one_at_a_time(lambda matrix: jnp.linalg.eigvalsh(matrix))
-_singular_values = _one_at_a_time(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False))
-
-
-@_one_at_a_time
+@one_at_a_time
 def _leave_one_out(matrix: Float[Array, "n m"]) -> tuple[Array, Array, Array]:
     q, r = jnp.linalg.qr(matrix)
     # s_i is orthogonal to all columns of R but the i-th: a column of R^{-T}.

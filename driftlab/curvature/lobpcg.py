@@ -7,8 +7,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from driftlab.curvature.eigenpairs import Eigenpairs, refuse_asymmetric
 from driftlab.curvature.factorizations import eigh
+from driftlab.curvature.lanes import solve_in_lanes
 from driftlab.curvature.operators import Operator
-from driftlab.curvature.vectors import check_count, flat_operator
+from driftlab.curvature.vectors import FlatOperator, check_count, flat_operator
 
 
 def initial_block(
@@ -78,6 +79,26 @@ def tracked_eigenpairs(
             f"the block has shape {block.shape}; it needs {flat.size} columns, the operator's "
             "dimension, and no more rows than that."
         )
+
+    def solve(flat: FlatOperator, block: Array) -> tuple[Eigenpairs, Array]:
+        return _track(flat, block, k, tolerance, max_iterations)
+
+    pairs, block = solve_in_lanes(solve, flat, block)
+    symmetric = pairs.asymmetry <= float(jnp.finfo(flat.dtype).eps) ** 0.5
+    refuse_asymmetric(pairs.asymmetry, symmetric, jnp.isfinite(pairs.values).all())
+    vectors = jax.vmap(flat.unflatten)(pairs.vectors)
+    return pairs._replace(vectors=vectors, converged=pairs.converged & symmetric), block
+
+
+def _track(
+    flat: FlatOperator,
+    block: Float[Array, "rows n"],
+    k: int,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Eigenpairs, Float[Array, "rows n"]]:
+    """What `tracked_eigenpairs` says, with flat vectors, `(k, n)`."""
+    rows = block.shape[0]
     usable = jnp.isfinite(block).all()
     fresh = initial_block(flat.size, rows, flat.dtype)
     start = _orthonormal(jnp.where(usable, block.astype(flat.dtype), fresh), None)
@@ -130,15 +151,13 @@ def tracked_eigenpairs(
     x, ax, _, _, values, asymmetry, iterations = carry
     norms = jnp.linalg.norm(residuals_of(x, ax, values), axis=1)
     broken = ~jnp.isfinite(norms).all()
-    symmetric = asymmetry <= float(jnp.finfo(flat.dtype).eps) ** 0.5
-    refuse_asymmetric(asymmetry, symmetric, ~broken)
     nan = jnp.asarray(jnp.nan, flat.dtype)
     pairs = Eigenpairs(
         values=jnp.where(broken, nan, values[:k]),
-        vectors=jax.vmap(flat.unflatten)(x[:k]),
+        vectors=x[:k],
         residuals=norms,
         products=_products(rows, k, iterations),
-        converged=~broken & ~is_unfinished(norms, values) & symmetric,
+        converged=~broken & ~is_unfinished(norms, values),
         asymmetry=asymmetry,
     )
     return pairs, jnp.where(broken, start, x).astype(block.dtype)
