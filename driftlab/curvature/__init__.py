@@ -18,7 +18,13 @@ from driftlab.curvature.kernels import (
 from driftlab.curvature.lobpcg import initial_block, tracked_eigenpairs
 from driftlab.curvature.ntk import ntk, ntk_costs
 from driftlab.curvature.ntk_operator import ntk_operator
-from driftlab.curvature.operators import Operator, hessian, preconditioned, symmetric_operator
+from driftlab.curvature.operators import (
+    Operator,
+    damped,
+    hessian,
+    preconditioned,
+    symmetric_operator,
+)
 from driftlab.curvature.per_example import (
     GradientMoments,
     gradient_moments,
@@ -42,6 +48,7 @@ __all__ = [
     "Quadrature",
     "Solution",
     "conjugate_gradients",
+    "damped",
     "eigenpairs",
     "empirical_fisher",
     "fisher",

@@ -58,7 +58,7 @@ def eigenpairs(
 
     Args:
       operator: symmetric, from this package or any lineax operator with a symmetric tag.
-      k: how many, at each end that is asked for; up to the dimension.
+      k: how many, at each end that is asked for; up to the dimension (half of it for both ends).
       which: "largest" (algebraically, as sharpness is), "smallest" or "both".
       tolerance: on residuals, relative to the largest |Ritz value|; None for the square root of
         the dtype's epsilon, which puts the error of a separated eigenvalue at its rounding. A

@@ -91,6 +91,27 @@ def preconditioned(operator: Operator, preconditioner: PyTree[Array]) -> Operato
     return lineax.FunctionLinearOperator(product, structure, tag)
 
 
+def damped(operator: Operator, damping: float | Float[Array, ""]) -> Operator:
+    """`A + damping I`, which keeps the tag that lineax's sum drops, and that `lineax.CG` asks for.
+
+    Args:
+      operator: A, symmetric.
+      damping: added to each eigenvalue, in their units; 0 or more.
+
+    Returns:
+      A symmetric lineax operator; positive semidefinite if A is tagged so.
+    """
+
+    def product(vector: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(
+            lambda image, v: image + (damping * v).astype(v.dtype), operator.mv(vector), vector
+        )
+
+    semidefinite = lineax.is_positive_semidefinite(operator)
+    tag = lineax.positive_semidefinite_tag if semidefinite else lineax.symmetric_tag
+    return lineax.FunctionLinearOperator(product, operator.in_structure(), tag)
+
+
 def symmetric_operator(
     function: Callable[[PyTree[Array]], PyTree[Array]],
     like: PyTree[Array],

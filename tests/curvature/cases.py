@@ -121,9 +121,15 @@ def make_cases():
             "tanh_cross_entropy", small_mlp("tanh"), three, four, cross_entropy, "categorical"
         ),
         flax_case(
-            "relu_squared_error", small_mlp("relu"), three, draw(6, 11, 4), squared_error, "gaussian"
+            "relu_squared_error",
+            small_mlp("relu"),
+            three,
+            draw(6, 11, 4),
+            squared_error,
+            "gaussian",
         ),
-        flax_case("cnn", network, draw(12, 10, 4, 4, 1), labels(10, 2), cross_entropy, "categorical"),
+        flax_case("cnn", network, draw(12, 10, 4, 4, 1), labels(10, 2), cross_entropy,
+                  "categorical"),
         flax_case(
             "rank_deficient",
             small_mlp("tanh"),
@@ -145,7 +151,6 @@ def make_cases():
 
 CASES = make_cases()
 LARGE = [name for name in CASES if name != "rosenbrock"]
-WITH_MODEL = [name for name, case in CASES.items() if case.model is not None]
 
 # Eigenvalues that solvers stumble over, 28 each.
 SPECTRA = {
@@ -176,3 +181,29 @@ def matrix_with(eigenvalues, seed=0):
 def dense_operator(matrix):
     """A matrix as an operator."""
     return symmetric_operator(lambda v: matrix @ v, matrix[0], probes=0)
+
+
+def diagonal_operator(values):
+    """A diagonal matrix as an operator."""
+    return symmetric_operator(lambda v: values * v, values, probes=0)
+
+
+@functools.cache
+def _compiled(function, operator_of, settings):
+    def call(array, *others):
+        return function(operator_of(array), *others, **dict(settings))
+
+    return quick_jit(call)
+
+
+def run(function, array, *others, **settings):
+    """A function of an operator, made of a matrix or a diagonal; equal programs are shared.
+
+    Args:
+      function: `function(operator, *others, **settings)`.
+      array: a matrix, or the diagonal of one.
+      *others: arrays.
+      **settings: what the program depends on.
+    """
+    operator_of = diagonal_operator if array.ndim == 1 else dense_operator
+    return _compiled(function, operator_of, tuple(sorted(settings.items())))(array, *others)

@@ -21,7 +21,7 @@ def test_the_mean_over_batches_is_that_over_all(batch_size):
 
 
 @pytest.mark.parametrize(
-    "batch_size,largest", [(None, 11), (4, 4), (11, 11), (1, 1), (10, 10), (100, 11)]
+    ("batch_size", "largest"), [(None, 11), (4, 4), (11, 11), (1, 1), (10, 10), (100, 11)]
 )
 def test_no_more_examples_at_once_than_asked(batch_size, largest):
     sizes = []
