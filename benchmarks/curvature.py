@@ -33,6 +33,12 @@ _PACKAGES = (
 _SECTIONS = flags.DEFINE_list("sections", list(SECTIONS), "Parts to run.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds; the median counts.", lower_bound=1)
 _QUICK = flags.DEFINE_bool("quick", False, "A small problem and a round of each, to try it out.")
+_TORCH_THREADS = flags.DEFINE_integer(
+    "torch_threads",
+    None,
+    "Threads of the torch peers; by default one or torch's own number, whichever is cheaper.",
+    lower_bound=1,
+)
 _OUT = flags.DEFINE_string("out", None, "Markdown file to write as well.")
 
 
@@ -63,7 +69,7 @@ def _run(quick: bool, repeats: int) -> None:
     report = reports.Report(_OUT.value)
     report.write(_header(problem, torch, repeats))
     threads = tuple(sorted({1, peers.DEFAULT_THREADS}))
-    best = torch.cheaper_threads(threads)
+    best = _TORCH_THREADS.value or torch.cheaper_threads(threads)
     for section in SECTIONS:
         if section not in _SECTIONS.value:
             continue
@@ -89,12 +95,12 @@ def _run(quick: bool, repeats: int) -> None:
 
 def _header(problem: problems.Problem, torch: peers.Torch, repeats: int) -> str:
     loss = float(jax.jit(problem.loss)(problem.params, problem.data))
-    versions = ", ".join(f"{name} {reports._version(name)}" for name in _PACKAGES)
+    versions = ", ".join(f"{name} {reports.version(name)}" for name in _PACKAGES)
     lines = [
         "# driftlab.curvature beside its peers",
         "",
         f"- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        f"- machine: {reports._processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} "
+        f"- machine: {reports.processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} "
         "at the start",
         f"- versions: Python {platform.python_version()}, {versions}",
         f"- work: ReLU network {problem.name}, {problem.size} parameters, float32, trained to loss "

@@ -108,13 +108,13 @@ def header(images: str, repeats: int) -> str:
     Returns:
         Markdown.
     """
-    versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     lines = [
         "# driftlab.sweep beside its peers",
         "",
         f"- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        f"- machine: {_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} "
+        f"- machine: {processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} "
         f"at the start; JAX on {jax.default_backend()} ({devices})",
         f"- versions: Python {platform.python_version()}, {versions}",
         f"- data: {images}; digits for the small networks",
@@ -124,14 +124,16 @@ def header(images: str, repeats: int) -> str:
     return "\n".join(lines)
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """The installed version of a distribution."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "(missing)"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name with its family and model, which a cloud's name may hide."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

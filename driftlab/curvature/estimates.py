@@ -44,8 +44,8 @@ def trace(
     - "xtrace": every product serves both purposes, left out one at a time (Epperly, Tropp, Webber
       2024, with the probes' lengths normalised, section 2.3). The best of the three; holds
       `products` vectors in memory. Its standard error takes the samples for independent, which
-      they are not: it is too small by a factor of up to 1.8, or 2.2 at a dozen products (measured on decaying spectra). Exact
-      if the products are as many as the dimensions.
+      they are not: it is too small by a factor of up to 1.8, or 2.2 at a dozen products (measured
+      on decaying spectra). Exact if the products are as many as the dimensions.
 
     Args:
       operator: symmetric.
