@@ -6,6 +6,7 @@ A field is what `diffrax.ODETerm` takes. `solve` follows one over an interval; `
 
 from driftlab.flows.dynamics import FlowState, flow
 from driftlab.flows.gradient import gradient_flow, preconditioned_gradient_flow
+from driftlab.flows.order import fitted_order, observed_orders
 from driftlab.flows.solve import (
     NONFINITE,
     RESULTS,
@@ -16,6 +17,7 @@ from driftlab.flows.solve import (
     Solved,
     solve,
 )
+from driftlab.flows.vector_field import Flow
 
 __all__ = [
     "NONFINITE",
@@ -24,10 +26,13 @@ __all__ = [
     "SOLVED",
     "SOLVER_FAILED",
     "STEP_LIMIT",
+    "Flow",
     "FlowState",
     "Solved",
+    "fitted_order",
     "flow",
     "gradient_flow",
+    "observed_orders",
     "preconditioned_gradient_flow",
     "solve",
 ]

@@ -3,17 +3,13 @@
 The fields are in the papers' time: at learning rate h, iteration n is time `t = n h`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
 
+from driftlab.flows.vector_field import Field, Loss, gradient_function
 from driftlab.objective import Objective, Params
-
-Loss = Callable[[Params], Float[Array, ""]]
-Field = Callable[[Any, Params, Any], Params]
 
 
 def gradient_flow(loss: Loss | Objective, batch_size: int | None = None) -> Field:
@@ -37,7 +33,7 @@ def gradient_flow(loss: Loss | Objective, batch_size: int | None = None) -> Fiel
 
     Cost: one gradient an evaluation.
     """
-    gradient = _gradient(loss, batch_size)
+    gradient = gradient_function(loss, batch_size)
 
     def field(t: Any, y: Params, args: Any) -> Params:
         del t, args
@@ -79,7 +75,7 @@ def preconditioned_gradient_flow(
 
     Cost: one gradient an evaluation, and the linear solve.
     """
-    gradient = _gradient(loss, batch_size)
+    gradient = gradient_function(loss, batch_size)
 
     def field(t: Any, y: Params, args: Any) -> Params:
         import lineax
@@ -93,42 +89,6 @@ def preconditioned_gradient_flow(
         return _divide(descent, matrix)
 
     return field
-
-
-def _gradient(loss: Loss | Objective, batch_size: int | None) -> Callable[[Params], Params]:
-    if isinstance(loss, Objective):
-        # Here, not at the top: the curvature package brings lineax with it.
-        from driftlab.curvature.batching import mean_over_batches
-
-        objective = loss
-        _check_batch_size(batch_size)
-
-        def gradient(params: Params) -> Params:
-            _check_real(params)
-
-            def batch_gradient(batch: PyTree) -> Params:
-                return jax.grad(lambda params: objective.value(params, batch)[0])(params)
-
-            return mean_over_batches(batch_gradient, objective.data, batch_size)
-
-        return gradient
-
-    if not callable(loss):
-        raise TypeError(
-            f"loss must be a function loss(params) -> scalar, or a driftlab.Objective; got {loss}."
-        )
-    if batch_size is not None:
-        raise ValueError(
-            f"batch_size={batch_size} splits an Objective's data; a loss(params) has none. Pass "
-            "the Objective, or leave batch_size out."
-        )
-
-    def gradient(params: Params) -> Params:
-        _check_real(params)
-        _check_scalar(jax.eval_shape(loss, params))
-        return jax.grad(loss)(params)
-
-    return gradient
 
 
 def _solve(operator: Any, right: Params, linear_solver: Any) -> Params:
@@ -167,29 +127,3 @@ def _divide(right: Params, diagonal: Any) -> Params:
                 f"parameter has {leaf.shape}: a diagonal holds one entry a parameter."
             )
     return jax.tree.map(jnp.divide, right, diagonal)
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    if batch_size is None:
-        return
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, or None; got {batch_size!r}.")
-
-
-def _check_real(params: Params) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(
-                f"parameter{jax.tree_util.keystr(path)} has dtype {dtype}; gradient flow needs "
-                "real floating-point parameters. Keep integers and booleans out of them."
-            )
-
-
-def _check_scalar(value: Any) -> None:
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"loss(params) must return a real floating-point scalar; got {value}. Average or sum "
-            "inside it."
-        )
