@@ -37,6 +37,8 @@ bench:  ## driftlab beside its peers, in one run (an hour); results go to docs/r
 	$(BIN)/python -m benchmarks.sweep --out=docs/results/sweep.md
 	$(BIN)/python -m benchmarks.convolution
 	$(BIN)/python -m benchmarks.curvature --out=docs/results/curvature.md
+	$(BIN)/python -m benchmarks.curvature --torch_threads=2 --sections=eigenvalues,trace \
+	  --out=docs/results/curvature_torch_threads.md
 
 reproduce: setup  ## Published results on real data, claim against measurement (half an hour); into runs/
 	$(BIN)/python -m experiments.edge_of_stability --out=runs/edge_of_stability
