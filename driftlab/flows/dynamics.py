@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Int8, PRNGKeyArray, PyTree
 
 from driftlab.dynamics import Dynamics, State, from_step
-from driftlab.flows.solve import SOLVED, Field, check_state, solve, time_dtype
+from driftlab.flows.solve import SOLVED, Field, Solved, check_state, solve, time_dtype
 from driftlab.objective import Objective, Params
 
 if TYPE_CHECKING:
@@ -94,12 +94,54 @@ def flow(
     2 * step_time * sharpness beyond 20; measured on gradient flow of a small network. A snapshot's
     gradient costs nothing unless it is read.
     """
-    _check_step_time(step_time)
+    check_step_time(step_time)
     if (to_state is None) != (to_params is None):
         raise ValueError(
             "to_state and to_params are given together: one makes the ODE's state from params, "
             "the other params from it."
         )
+
+    def advance(
+        state: State, y: PyTree, t0: Array, span: Array, first_step: Float[Array, ""]
+    ) -> Solved:
+        return solve(
+            field,
+            y,
+            span,
+            t0=t0,
+            args=None if args is None else args(state),
+            solver=solver,
+            steps=steps,
+            rtol=rtol,
+            atol=atol,
+            first_step=None if steps is not None else first_step,
+            smallest_step=smallest_step,
+            max_steps=max_steps,
+        )
+
+    return follow(advance, step_time, objective, to_state, to_params)
+
+
+def follow(
+    advance: Callable[..., Solved],
+    step_time: ArrayLike,
+    objective: Objective,
+    to_state: Callable[[Params], PyTree] | None,
+    to_params: Callable[[PyTree], Params] | None,
+) -> Dynamics:
+    """The dynamics of whatever advances a state by a time; see `flow`.
+
+    Args:
+      advance: `advance(state, y, t0, span, first_step) -> Solved`: y at `t0 + span`, where
+        `first_step` is the fraction of the span that the solve before it would try next.
+      step_time: the time of one step.
+      objective: what the loss and gradient of a snapshot refer to.
+      to_state: `to_state(params) -> y`, or None where y is params.
+      to_params: `to_params(y) -> params`, likewise.
+
+    Returns:
+      The dynamics; its `State.inner` is a `FlowState`.
+    """
 
     def init(params: Params, key: PRNGKeyArray) -> State:
         params = jax.tree.map(jnp.asarray, params)
@@ -128,21 +170,8 @@ def flow(
         y = _nan_where(inner.step != state.step, y)
         clock = time_dtype(y)
         span = jnp.asarray(step_time, clock)
-        solved = solve(
-            field,
-            y,
-            span,
-            # From k rather than from the last time, whose rounding errors would add up.
-            t0=state.step.astype(clock) * span,
-            args=None if args is None else args(state),
-            solver=solver,
-            steps=steps,
-            rtol=rtol,
-            atol=atol,
-            first_step=None if steps is not None else inner.next_step,
-            smallest_step=smallest_step,
-            max_steps=max_steps,
-        )
+        # From k rather than from the last time, whose rounding errors would add up.
+        solved = advance(state, y, state.step.astype(clock) * span, span, inner.next_step)
         failed_before = inner.result != SOLVED
         result = jnp.where(failed_before, inner.result, solved.result)
         failed = result != SOLVED
@@ -169,7 +198,15 @@ def _nan_where(condition: Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(condition, jnp.nan, leaf), tree)
 
 
-def _check_step_time(step_time: Any) -> None:
+def check_step_time(step_time: Any) -> None:
+    """Raises where a known time of one step is not a positive, finite scalar.
+
+    Args:
+      step_time: a number, an array, or a traced array, whose value is not looked at.
+
+    Raises:
+      ValueError: saying what was given.
+    """
     if jnp.shape(step_time) != ():
         raise ValueError(
             f"step_time must be a scalar; got shape {jnp.shape(step_time)}. Several make a lane "

@@ -143,6 +143,8 @@ def solve(
     y0 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, clock)), y0)
     start, duration = jnp.asarray(t0, clock), jnp.asarray(duration, clock)
     check_field(field, start, y0, args)
+    y0, structure = jax.tree.flatten(y0)
+    field = on_leaves(field, structure)
 
     # The first step is the controller's own, never dt0: see Clocked.
     if steps is not None:
@@ -181,7 +183,8 @@ def solve(
     assert solution.ys is not None
     assert solution.ts is not None
     assert solution.controller_state is not None
-    y = jax.tree.map(lambda leaf, like: leaf[0].astype(like.dtype), solution.ys, original)
+    y = jax.tree.map(lambda leaf: leaf[0], structure.unflatten(solution.ys))
+    y = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), y, original)
     taken = jnp.asarray(solution.stats["num_steps"], jnp.int32)
     counted = evaluations(solver, taken)
     return Solved(
@@ -208,6 +211,19 @@ def time_dtype(y: State) -> np.dtype:
     """
     dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(y)]
     return np.dtype(jnp.result_type(jnp.float32, *dtypes))
+
+
+def on_leaves(field: Field, structure: jax.tree_util.PyTreeDef) -> Field:
+    """A field on the list of its state's leaves: diffrax fails on empty subtrees such as `()`.
+
+    Args:
+      field: `field(t, y, args) -> dy/dt`.
+      structure: that of y.
+
+    Returns:
+      `field(t, leaves, args)`, the leaves of dy/dt.
+    """
+    return lambda t, leaves, args: jax.tree.leaves(field(t, structure.unflatten(leaves), args))
 
 
 def all_finite(tree: State) -> Bool[Array, ""]:

@@ -1,5 +1,6 @@
 """Optimisers as optax `GradientTransformation`s."""
 
 from driftlab.transforms.by_name import by_name, names, resolve
+from driftlab.transforms.dal import ScaleByDalState, dal, scale_by_dal
 
-__all__ = ["by_name", "names", "resolve"]
+__all__ = ["ScaleByDalState", "by_name", "dal", "names", "resolve", "scale_by_dal"]

@@ -1,4 +1,4 @@
-"""Optimisers named on a command line: optax's, or a user's own factory."""
+"""Optimisers named on a command line: optax's, driftlab's, or a user's own factory."""
 
 import functools
 import importlib
@@ -14,17 +14,17 @@ Factory = Callable[..., optax.GradientTransformation]
 
 
 def names() -> list[str]:
-    """The optax optimisers that can be named: functions that take a `learning_rate`."""
-    return sorted({**_found(optax.contrib, "contrib."), **_found(optax, "")})
+    """The optimisers that can be named: optax's and driftlab's that take a `learning_rate`."""
+    return sorted(_aliases())
 
 
 def by_name(name: str, **arguments: Any) -> Factory:
     """An optimiser's factory by name.
 
     Args:
-      name: an optax alias (`adam`), an optimiser of `optax.contrib` (`contrib.muon`), or
-        `module:function` for a user's own function `(learning_rate, ...) ->
-        GradientTransformation`, importable from the working directory.
+      name: an optax alias (`adam`), an optimiser of `optax.contrib` (`contrib.muon`) or of
+        `driftlab.transforms` (`dal`), or `module:function` for a user's own function
+        `(learning_rate, ...) -> GradientTransformation`, importable from the working directory.
       **arguments: fixed arguments, such as `momentum=0.9`.
 
     Returns:
@@ -91,13 +91,19 @@ def check_arguments(function: Callable[..., Any], given: tuple[str, ...], what: 
 
 
 def _alias(name: str) -> Factory:
-    found = {**_found(optax.contrib, "contrib."), **_found(optax, "")}
+    found = _aliases()
     if name not in found:
         raise ValueError(
             f"there is no optimizer {name!r}: {nearest(name, found)} A factory of your own is "
             "named as module:function."
         )
     return found[name]
+
+
+def _aliases() -> dict[str, Factory]:
+    # At the call: this module is part of the package that it looks into.
+    ours = _found(importlib.import_module("driftlab.transforms"), "")
+    return {**ours, **_found(optax.contrib, "contrib."), **_found(optax, "")}
 
 
 def _found(module: Any, prefix: str) -> dict[str, Factory]:

@@ -71,6 +71,17 @@ class TestExact:
         np.testing.assert_allclose(solved.y["a"], np.exp(-1), rtol=1e-5)
         np.testing.assert_allclose(solved.y["b"][0].astype(float), np.exp(-1), rtol=4e-3)
 
+    def test_empty_subtrees_are_no_obstacle(self):
+        # diffrax 0.7.2 raises on one inside a loop: optimisers have such states.
+        y0 = {"a": jnp.ones(2), "b": (), "c": None}
+
+        def field(t, y, args):
+            return jax.tree.map(jnp.negative, y)
+
+        solved = jax.jit(lambda: jax.lax.fori_loop(0, 3, lambda _, y: solve(field, y, 0.5).y, y0))()
+        chex.assert_trees_all_equal_structs(solved, y0)
+        np.testing.assert_allclose(solved["a"], np.exp(-1.5), rtol=1e-6)
+
     def test_complex_states(self):
         with pytest.warns(UserWarning, match="Complex dtype support"):
             solved = solve(lambda t, y, args: 1j * y, jnp.ones(1, complex), np.pi)

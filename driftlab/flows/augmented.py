@@ -1,0 +1,79 @@
+"""Which memory of an optimiser stays in the ODE and which is eliminated."""
+
+from collections.abc import Sequence
+
+from driftlab.flows.optimizer_memory import Chain
+from driftlab.flows.optimizer_probe import KEPT, Probe
+
+# Memory with 1 - decay up to this is slow: it stays.
+SLOW = 0.3
+
+
+def choose_dynamic(chain: Chain, found: Probe, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The memory that stays dynamic: what is named, or what was measured to be slow.
+
+    Args:
+      chain: the optimiser.
+      found: its measured decays.
+      named: parts of names, such as `"nu"` for `"[0].nu['w']"`; None for all memory with
+        `1 - decay <= 0.3`.
+
+    Returns:
+      Names of memory.
+
+    Raises:
+      ValueError: if nothing has such a name; or a decay that would decide is traced.
+    """
+    candidates = [name for level in chain.levels for name in level]
+    if named is not None:
+        for part in named:
+            if not any(part in name for name in candidates):
+                raise ValueError(
+                    f"dynamic={list(named)}: no memory has {part!r} in its name; there are "
+                    f"{candidates}."
+                )
+        return tuple(name for name in candidates if any(part in name for part in named))
+    unknown = [name for name in candidates if found.decays[name] is None]
+    if unknown:
+        raise ValueError(
+            f"memory='auto' chooses by measured decay, but that of {unknown[0]} depends on a "
+            "traced hyper-parameter. Name what stays: memory='augment', dynamic=['nu'], or take "
+            "memory='joint'."
+        )
+    return tuple(name for name in candidates if 1 - (found.decays[name] or 0.0) <= SLOW)
+
+
+def check_eliminated(chain: Chain, found: Probe, dynamic: Sequence[str]) -> None:
+    """Raises where memory that is to be eliminated has no slow manifold.
+
+    Args:
+      chain: the optimiser.
+      found: what was measured.
+      dynamic: names of the memory that stays.
+
+    Raises:
+      ValueError: naming the memory and the mode that serves.
+    """
+    eliminated = [n for level in chain.levels for n in level if n not in dynamic]
+    for name in eliminated:
+        decay = found.decays[name]
+        if decay is not None and not 1 - decay >= KEPT:
+            raise ValueError(
+                f"state leaf {name} does not forget (decay {decay:.9g} a step), so it has no "
+                "fixed point to be eliminated on. memory='joint' keeps it in the ODE."
+            )
+        if name in found.vanishing:
+            raise ValueError(
+                f"state leaf {name} is 0 while the gradient stands still, and the updates divide "
+                "by it: there is no slow manifold. memory='joint' keeps it in the ODE."
+            )
+        if name in chain.jumping_memory:
+            raise ValueError(
+                f"state leaf {name} moves by a sign: it has no smooth fixed point. memory='joint' "
+                "keeps it in the ODE."
+            )
+    if eliminated and found.newton is None:
+        raise ValueError(
+            f"no frozen fixed point of {eliminated} was found by Newton's method. memory='joint' "
+            "needs none."
+        )

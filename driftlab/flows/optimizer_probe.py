@@ -1,0 +1,218 @@
+"""What an optax chain does when tried out: how fast its memory decays, and what fails."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from driftlab.flows import slow_manifold
+from driftlab.flows.optimizer_memory import Chain, Clocks, Memory
+from driftlab.flows.solve import time_dtype
+from driftlab.objective import Params
+
+# 1 - decay below which memory counts as kept for ever.
+KEPT = 1e-6
+# Two stand-ins for traced hyper-parameters: what differs between them is not known.
+_STAND_INS = (0.5, 0.25)
+_NEWTON = (1, 4)
+_STEPS = 4
+
+
+class Probe(NamedTuple):
+    """What was seen of a chain's memory on a made-up gradient.
+
+    Attributes:
+      decays: the decay of each changing memory: the largest over entries and directions; 1 is
+        memory that never forgets. None where it depends on a traced hyper-parameter.
+      newton: Newton steps after which the frozen fixed point is found, or None if it is not.
+      vanishing: memory that is 0 at the fixed point and that the updates divide by.
+    """
+
+    decays: dict[str, float | None]
+    newton: int | None
+    vanishing: tuple[str, ...]
+
+
+class Start(NamedTuple):
+    """What was seen of a chain's first updates on a made-up gradient.
+
+    Attributes:
+      climbs: whether they go up the gradient.
+      stands_still: whether they are 0.
+    """
+
+    climbs: bool
+    stands_still: bool
+
+
+def probe_start(chain: Chain, params: Params) -> Start:
+    """Tries a chain out for a few steps on a random gradient, early and late in its schedule.
+
+    Args:
+      chain: the optimiser.
+      params: parameters.
+
+    Returns:
+      What was seen; nothing is held against a chain with traced hyper-parameters.
+    """
+    if chain.traced or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+        return Start(False, False)
+    with jax.ensure_compile_time_eval():
+        seen = jax.jit(lambda p: _first_steps(chain, p, _gradient(p))[1:])(params)
+    progress, size = (float(value) for value in seen)
+    return Start(progress > 0, size == 0)
+
+
+def probe_memory(chain: Chain, params: Params) -> Probe:
+    """Finds out by trial how the memory of a chain decays; nothing of the loss is computed.
+
+    Memory is pushed up and down by a tenth from two states, after a few steps and at its frozen
+    fixed point, and must come back by itself: a running maximum is found out from above.
+
+    Args:
+      chain: the optimiser.
+      params: parameters; where they are traced, only their shapes and types count.
+
+    Returns:
+      What was seen. Cost: some twenty elementwise updates, compiled once.
+    """
+    seen = []
+    with jax.ensure_compile_time_eval():
+        place = jax.tree.map(_concrete, params)
+        initial = {name: _concrete(leaf) for name, leaf in chain.initial.items()}
+        for number in _STAND_INS if chain.traced else _STAND_INS[:1]:
+            tried = chain._replace(step=chain.concrete_step(number), coupled=frozenset())
+            found = jax.jit(lambda p, m, c=tried: _try(c._replace(initial=m), p))(place, initial)
+            seen.append(jax.tree.map(np.asarray, found))
+    first, last = seen[0], seen[-1]
+    decays: dict[str, float | None] = {}
+    for name, low in first["decays"].items():
+        high = last["decays"][name]
+        same = np.isclose(low, high, atol=1e-9) or min(low, high) > 1 - KEPT
+        decays[name] = float(low) if same else None
+    tolerance = 1e3 * float(jnp.finfo(time_dtype(params)).eps)
+    found = [n for n, gap in zip(_NEWTON, first["gaps"], strict=True) if gap <= tolerance]
+    if chain.coupled:
+        # Not tried: what couples is solved for iteratively, which takes long to compile.
+        return Probe(decays, _NEWTON[-1], ())
+    vanishing = tuple(name for name, is_so in first["vanishing"].items() if is_so)
+    return Probe(decays, found[0] if found else None, vanishing if found else ())
+
+
+def _concrete(leaf: Any) -> Any:
+    """Traced values are tried at 0."""
+    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, Tracer) else jnp.asarray(leaf)
+
+
+def _gradient(params: Params) -> Params:
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), params)
+
+
+def _first_steps(chain: Chain, params: Params, gradient: Params) -> Any:
+    """Memory after each of the first steps, progress up the gradient, largest update."""
+    clock = time_dtype(params)
+
+    def one_step(memory: Memory, k: Any) -> Any:
+        clocks = {name: jnp.asarray(k, clock) for name in chain.clocks}
+        one = jnp.ones((), clock)
+        updates, moved = chain.step(gradient, one, params, memory, clocks)
+        return {**memory, **moved}, (_dot(updates, gradient), _size(updates), moved)
+
+    # From the start, and again where a schedule that warms up from 0 has done so.
+    counts = jnp.arange(_STEPS, dtype=clock)
+    counts = jnp.concatenate([counts, counts + 1000])
+    _, (progress, size, history) = jax.lax.scan(one_step, chain.initial, counts)
+    return history, jnp.sum(progress), jnp.max(size)
+
+
+def _try(chain: Chain, params: Params) -> dict[str, Any]:
+    clock = time_dtype(params)
+    gradient, one = _gradient(params), jnp.ones((), clock)
+    history = _first_steps(chain, params, gradient)[0]
+    at_first, memory = ({n: leaf[k] for n, leaf in history.items()} for k in (0, _STEPS - 1))
+
+    reduced = slow_manifold.reduce(chain, (), 1)
+    running = {name: 1000 * one for name in reduced.running}
+    point = slow_manifold.Point(gradient, one, params, {}, running)
+    clocks = _clocks(chain, running, clock)
+    gaps, psi = [], {}
+    for newton in _NEWTON:
+        psi = slow_manifold.fixed_point(reduced._replace(newton=newton), point)
+        after = slow_manifold.step(reduced, point, psi)[1]
+        gaps.append(_size(jax.tree.map(jnp.subtract, after, psi)) / _size(psi))
+    vanishing, decays = {}, {}
+    for level in chain.levels:
+        vanishing |= _vanishing(reduced, point, psi, at_first, level)
+        transient, settled = (
+            _response(chain, point, clocks, state, level) for state in (memory, {**memory, **psi})
+        )
+        decays |= {name: jnp.fmax(transient[name], settled[name]) for name in level}
+    return {"decays": decays, "gaps": gaps, "vanishing": vanishing}
+
+
+def _clocks(chain: Chain, running: Clocks, clock: Any) -> Clocks:
+    settled = jnp.asarray(slow_manifold.SETTLED, clock)
+    return {name: running.get(name, settled) for name in chain.clocks}
+
+
+def _response(
+    chain: Chain, point: Any, clocks: Clocks, memory: Memory, level: Sequence[str]
+) -> dict[str, Any]:
+    """The largest share of a push of a tenth, up or down, that is left after a step."""
+    here = {name: memory[name] for name in level}
+    push = {
+        name: 0.1 * abs(leaf) + 0.1 * jnp.mean(abs(leaf)) + jnp.asarray(1e-6, leaf.dtype)
+        for name, leaf in here.items()
+    }
+
+    def after(sign: Any) -> Memory:
+        pushed = {name: here[name] + sign.astype(push[name].dtype) * push[name] for name in level}
+        moved = chain.step(point.gradient, point.value, point.params, {**memory, **pushed}, clocks)[
+            1
+        ]
+        return {name: moved[name] for name in level}
+
+    down, stay, up = (
+        {name: leaf[i] for name, leaf in jax.vmap(after)(jnp.array([-1.0, 0.0, 1.0])).items()}
+        for i in range(3)
+    )
+    found = {}
+    for name in level:
+        if here[name].size == 0:
+            found[name] = jnp.zeros(())
+            continue
+        shares = jnp.stack([up[name] - stay[name], down[name] - stay[name]]) / push[name][None]
+        share = jnp.nanmax(abs(shares))
+        # 1 to rounding is 1.
+        rounding = 1e3 * jnp.finfo(share.dtype).eps
+        found[name] = jnp.where(abs(share - 1) <= rounding, 1, share)
+    return found
+
+
+def _vanishing(
+    reduced: Any, point: Any, psi: Memory, transient: Memory, level: Sequence[str]
+) -> dict[str, Any]:
+    """The memory that the frozen gradient has driven to 0, if the updates divide by it."""
+    zero = {name: _size(psi[name]) <= 1e-9 * _size(transient[name]) for name in level}
+    nudge = {name: jnp.where(zero[name], 0.01 * abs(transient[name]), 0) for name in level}
+    nudged = {**psi, **{name: psi[name] + nudge[name] for name in level}}
+    updates, other = (slow_manifold.step(reduced, point, s)[0][0] for s in (psi, nudged))
+    change = _size(jax.tree.map(jnp.subtract, updates, other))
+    # Not finite counts as changed.
+    changed = ~(change <= 0.5 * _size(updates))
+    return {name: zero[name] & changed for name in level}
+
+
+def _size(tree: PyTree) -> Any:
+    sizes = [jnp.max(abs(leaf), initial=0).astype(float) for leaf in jax.tree.leaves(tree)]
+    return jnp.max(jnp.stack(sizes), initial=0) if sizes else jnp.zeros(())
+
+
+def _dot(a: Params, b: Params) -> Any:
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+    return sum(jax.tree.leaves(products))

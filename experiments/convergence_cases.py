@@ -1,0 +1,320 @@
+"""What the convergence experiment compares: an explicit list of flows with what each models.
+
+A new flow is one more `Case` in `CASES`.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+import driftlab
+from driftlab import curvature, data, flows, models
+from driftlab.flows.batch_order import batch_order_loss, shuffled_epoch_loss, split_batches
+from driftlab.flows.gradient_descent import gradient_descent_flow
+from driftlab.flows.momentum import (
+    inertial_flow,
+    modified_momentum_flow,
+    rescaled_gradient_flow,
+)
+from driftlab.flows.one_step import log_map_flow, step_sequence
+from driftlab.flows.principal import principal_flow
+from driftlab.regularizers import squared_gradient_norm
+from experiments import flags
+
+ONE_STEP, FIXED_TIME = "one step", "fixed time"
+MOMENTUM = 0.5
+_BATCHES = 4
+
+
+class Problem(NamedTuple):
+    """A loss, where it starts, and the batches that it is the mean over.
+
+    Attributes:
+      name: what tables call it.
+      loss: `params -> scalar`.
+      batch_loss: `(params, batch) -> scalar`.
+      batches: a pytree of batches along the leading axis, four of them.
+      params: the start.
+      sharpness: the largest eigenvalue of the Hessian at the start.
+      tolerance: how far a measured order may be from the theory's.
+    """
+
+    name: str
+    loss: Callable[[Any], Float[Array, ""]]
+    batch_loss: Callable[[Any, Any], Float[Array, ""]]
+    batches: Any
+    params: Any
+    sharpness: float
+    tolerance: float
+
+
+class Model(NamedTuple):
+    """An iteration and the flow that models it, at one learning rate.
+
+    Attributes:
+      init: `params -> state` of the iteration.
+      step: `state -> state`.
+      read: `state -> params`.
+      flow: the flow; its state is its own.
+      step_time: the flow's time of one iteration.
+    """
+
+    init: Callable[[Any], PyTree]
+    step: Callable[[PyTree], PyTree]
+    read: Callable[[PyTree], Any]
+    flow: flows.Flow
+    step_time: Any
+
+
+class Case(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+      name: the flow, and what it models.
+      group: the panel that it is drawn in.
+      order: P, so that the error is O(h^{P+1}) after one step and O(h^P) after a fixed time.
+      build: `(problem, learning_rate) -> Model`; the learning rate is traced.
+      compared: after `ONE_STEP`, or after a `FIXED_TIME`, which is for iterations with memory: a
+        step from rest says little of them.
+      terms: modified-equation terms, for the config's limits; an expensive program has more.
+    """
+
+    name: str
+    group: str
+    order: int
+    build: Callable[[Problem, Any], Model]
+    compared: str = ONE_STEP
+    terms: int = 1
+
+
+def toy_problem() -> Problem:
+    """The banana-shaped valley of two parameters; its batches are tilted to either side."""
+    problem = data.problems.perturbed_rosenbrock()
+    tilts = jnp.array([[0.5, 0.2], [-0.3, 0.4], [-0.4, -0.1], [0.2, -0.5]], float)
+
+    def batch_loss(params: Array, batch: Array) -> Float[Array, ""]:
+        return problem.loss(params) + jnp.sum(jnp.sin(params) * batch)
+
+    start = jnp.asarray(problem.initial_params, float)
+    return Problem(
+        "toy", problem.loss, batch_loss, tilts, start, _sharpness(problem.loss, start), 0.1
+    )
+
+
+def network_problem(config: Any) -> Problem:
+    """A classifier of real images, cross-entropy over all of them.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
+
+    Returns:
+      The problem.
+
+    Raises:
+      ValueError: if the config describes no model or data, or fewer than four examples.
+    """
+    loaded = data.load(
+        config.data, train_size=config.train_size or None, data_dir=flags.DATA_DIR.value
+    )
+    inputs, targets = jnp.asarray(loaded.train.inputs, float), jnp.asarray(loaded.train.targets)
+    model = models.create(
+        config.model, loaded.num_classes, **flags.parse_arguments(config.model_args, "model_args")
+    )
+    batch_loss = models.cross_entropy(models.apply_function(model))
+    params = jax.jit(lambda key: models.initialize(model, key, inputs))(jax.random.key(config.seed))
+    # A mean over four batches that is the mean over all examples.
+    batches = split_batches(data.Batch(inputs, targets), len(inputs) // _BATCHES)
+    used = _BATCHES * (len(inputs) // _BATCHES)
+    examples = data.Batch(inputs[:used], targets[:used])
+
+    def loss(params: Any) -> Float[Array, ""]:
+        return batch_loss(params, examples)
+
+    return Problem("network", loss, batch_loss, batches, params, _sharpness(loss, params), 0.2)
+
+
+def descent(problem: Problem, field: Any, learning_rate: Any) -> Model:
+    """Gradient descent, beside a field or flow in the papers' time."""
+    return maps(problem, field, learning_rate, _gradient_step(problem.loss, learning_rate))
+
+
+def maps(problem: Problem, field: Any, step_time: Any, step: Callable[[Any], Any]) -> Model:
+    """A map of the parameters, beside a field or flow in which it takes `step_time`."""
+    del problem
+    return Model(lambda params: params, step, lambda params: params, _as_flow(field), step_time)
+
+
+def optimizer(
+    problem: Problem, field: Any, step_time: Any, tx: optax.GradientTransformation
+) -> Model:
+    """An optax chain, beside a field or flow in which its iteration takes `step_time`."""
+
+    def step(state: tuple[Any, Any]) -> tuple[Any, Any]:
+        params, inner = state
+        updates, inner = tx.update(jax.grad(problem.loss)(params), inner, params)
+        return optax.apply_updates(params, updates), inner
+
+    def init(params: Any) -> tuple[Any, Any]:
+        return params, tx.init(params)
+
+    return Model(init, step, lambda state: state[0], _as_flow(field), step_time)
+
+
+def _gradient_flow(problem: Problem, h: Any) -> Model:
+    return descent(problem, flows.gradient_flow(problem.loss), h)
+
+
+def _terms(order: int, route: str) -> Case:
+    def build(problem: Problem, h: Any) -> Model:
+        return descent(problem, gradient_descent_flow(problem.loss, h, order, route=route), h)
+
+    return Case(f"{order} terms, {route.replace('_', ' ')}", _GROUPS[route], order, build,
+                terms=order)  # fmt: skip
+
+
+def _drift(sign: int) -> Callable[[Problem, Any], Model]:
+    """Descent less its drift beside gradient flow, or descent beside the flow with the drift."""
+
+    def build(problem: Problem, h: Any) -> Model:
+        objective = driftlab.Objective(lambda params, _: problem.loss(params))
+        changed = driftlab.regularized(objective, squared_gradient_norm(objective), sign * h / 4)
+        moved, followed = (objective, changed) if sign > 0 else (changed, objective)
+        step = _gradient_step(lambda params: moved.value(params, ())[0], h)
+        return maps(problem, flows.gradient_flow(followed), h, step)
+
+    return build
+
+
+def _runge_kutta(order: int | None) -> Callable[[Problem, Any], Model]:
+    def build(problem: Problem, h: Any) -> Model:
+        gradient = jax.grad(problem.loss)
+
+        def moved(y: Any, slope: Any, time: Any) -> Any:
+            return jax.tree.map(lambda leaf, g: leaf - time * g, y, slope)
+
+        def step(y: Any) -> Any:
+            k1 = gradient(y)
+            k2 = gradient(moved(y, k1, h / 2))
+            k3 = gradient(moved(y, k2, h / 2))
+            k4 = gradient(moved(y, k3, h))
+            total = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, k1, k2, k3, k4)
+            return moved(y, total, h)
+
+        field = flows.gradient_flow(problem.loss) if order is None else log_map_flow(step, order, h)
+        return maps(problem, field, h, step)
+
+    return build
+
+
+def _epoch(problem: Problem, h: Any) -> Callable[[Any], Any]:
+    def step(y: Any, batch: Any) -> Any:
+        return _gradient_step(lambda params: problem.batch_loss(params, batch), h)(y)
+
+    return step_sequence(step, problem.batches)
+
+
+def _batch_log_map(order: int) -> Callable[[Problem, Any], Model]:
+    def build(problem: Problem, h: Any) -> Model:
+        epoch, time = _epoch(problem, h), _BATCHES * h
+        return maps(problem, log_map_flow(epoch, order, time), time, epoch)
+
+    return build
+
+
+def _batch_order(problem: Problem, h: Any) -> Model:
+    loss = batch_order_loss(problem.batch_loss, problem.batches, h, problem.params)
+    return maps(problem, flows.gradient_flow(loss), _BATCHES * h, _epoch(problem, h))
+
+
+def _shuffled(problem: Problem, h: Any) -> Model:
+    loss = shuffled_epoch_loss(problem.batch_loss, problem.batches, h)
+    orders = jnp.asarray(list(itertools.permutations(range(_BATCHES))))
+
+    def mean_end(y: Any) -> Any:
+        def end(order: Array) -> Any:
+            batches = jax.tree.map(lambda leaf: leaf[order], problem.batches)
+            return _epoch(problem._replace(batches=batches), h)(y)
+
+        return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(end, orders))
+
+    return maps(problem, flows.gradient_flow(loss), _BATCHES * h, mean_end)
+
+
+def _principal(extra_term: bool) -> Callable[[Problem, Any], Model]:
+    def build(problem: Problem, h: Any) -> Model:
+        size = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
+        # Below h lambda = 1 it is real; 8 products are exact to rounding below 0.1.
+        flow = principal_flow(
+            problem.loss, h, state="real", products=min(8, size), extra_term=extra_term
+        )
+        return descent(problem, flow, h)
+
+    return build
+
+
+def _momentum(make: Callable[..., Any], nesterov: bool) -> Callable[[Problem, Any], Model]:
+    def build(problem: Problem, h: Any) -> Model:
+        flow = make(problem.loss, h, MOMENTUM, nesterov)
+        return optimizer(problem, flow, h, optax.sgd(h, MOMENTUM, nesterov))
+
+    return build
+
+
+def _rescaled(loss: Any, h: Any, momentum: float, nesterov: bool) -> Any:
+    del h, nesterov
+    return rescaled_gradient_flow(loss, momentum)
+
+
+_CLOSED, _LOG, _MAPS, _MEMORY = "modified equation", "log map", "other models", "momentum"
+_GROUPS = {"closed_form": _CLOSED, "log_map": _LOG}
+
+CASES = (
+    Case("gradient flow", _CLOSED, 1, _gradient_flow),
+    *(_terms(order, "closed_form") for order in (2, 3, 4, 5)),
+    *(_terms(order, "log_map") for order in (2, 3, 4, 5)),
+    Case("4 batches as one map, 2 terms", _LOG, 2, _batch_log_map(2), terms=2),
+    Case("4 batches as one map, 3 terms", _LOG, 3, _batch_log_map(3), terms=3),
+    Case("Runge-Kutta 4, 2 terms", _LOG, 2, _runge_kutta(2), terms=2),
+    Case("Runge-Kutta 4, gradient flow", _MAPS, 4, _runge_kutta(None)),
+    Case("drift explicit", _MAPS, 2, _drift(1)),
+    Case("drift cancelled", _MAPS, 2, _drift(-1)),
+    Case("principal flow", _MAPS, 2, _principal(False)),
+    Case("principal flow, extra term", _MAPS, 3, _principal(True)),
+    Case("4 batches in order, frozen", _MAPS, 2, _batch_order),
+    Case("4 batches shuffled, mean", _MAPS, 2, _shuffled),
+    *(
+        Case(f"{name}, {method}", _MEMORY, order, _momentum(make, nesterov), FIXED_TIME)
+        for nesterov, method in ((False, "heavy ball"), (True, "Nesterov"))
+        for name, order, make in (
+            ("rescaled gradient flow", 1, _rescaled),
+            ("inertial flow", 2, inertial_flow),
+            ("modified momentum flow", 2, modified_momentum_flow),
+        )
+    ),
+)
+
+
+def _gradient_step(loss: Callable[[Any], Any], h: Any) -> Callable[[Any], Any]:
+    def step(y: Any) -> Any:
+        return jax.tree.map(lambda leaf, g: leaf - h * g, y, jax.grad(loss)(y))
+
+    return step
+
+
+def _as_flow(field: Any) -> flows.Flow:
+    if isinstance(field, flows.Flow):
+        return field
+    return flows.Flow(field, lambda params: params, lambda y: y)
+
+
+def _sharpness(loss: Callable[[Any], Any], params: Any) -> float:
+    def top(params: Any) -> Array:
+        operator = curvature.hessian(lambda p, _: loss(p), params)
+        return curvature.eigenpairs(operator).values[0]
+
+    return float(jax.jit(top)(params))

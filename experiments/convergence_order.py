@@ -1,0 +1,352 @@
+"""The order of every flow: how its distance from what it models falls with the learning rate.
+
+    python -m experiments.convergence_order
+    python -m experiments.convergence_order --config=configs/convergence_order_small.py
+
+A flow of P terms is O(h^{P+1}) from its optimiser after one step, O(h^P) after a fixed time. Each
+flow of experiments/convergence_cases.py starts where its optimiser does, on a problem of two
+parameters and on a network on real images, at learning rates h in units of 1 / lambda_0, the
+inverse of the sharpness at the start; always in 64 bits. Sources: Hairer, Lubich & Wanner (2006),
+IX.1; Barrett & Dherin (2021); Smith, Dherin, Barrett & De (2021); Kovachki & Stuart (2021); Rosca,
+Wu, Qin & Dherin (2023); Rosca & Deisenroth (2023).
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags as absl_flags
+from jaxtyping import Array, Float
+
+from driftlab import flows
+from driftlab.plot.style import LINE_COLORS, new_figure, style
+from driftlab.suggestions import nearest
+from driftlab.sweep.folder import environment, opened, read_json, write_json
+from experiments import flags, report
+from experiments.convergence_cases import (
+    CASES,
+    FIXED_TIME,
+    Case,
+    Problem,
+    network_problem,
+    toy_problem,
+)
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+ERRORS = "errors.json"
+# An error this many times the parameters' rounding is known to better than a per cent.
+_ROUNDING = 300 * np.finfo(np.float64).eps
+
+
+def make_problems(config: Any) -> list[Problem]:
+    """The problems of a config.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
+
+    Returns:
+      The toy problem, the network, or both.
+
+    Raises:
+      ValueError: if a problem has no such name, or the network's fields do not describe one.
+    """
+    makers = {"toy": toy_problem, "network": lambda: network_problem(config)}
+    names = [name.strip() for name in config.problems.split(",")]
+    for name in names:
+        if name not in makers:
+            raise ValueError(f"problems={config.problems!r}: no {name!r}: {nearest(name, makers)}")
+    return [makers[name]() for name in names]
+
+
+def chosen(config: Any, problem: Problem) -> list[Case]:
+    """The cases of a problem: those with no more terms than the config has for it."""
+    return [case for case in CASES if case.terms <= config[f"{problem.name}_terms"]]
+
+
+def scaled_learning_rates(config: Any) -> Float[np.ndarray, " rate"]:
+    """The config's learning rates, descending, moved so that each divides the fixed time.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
+
+    Returns:
+      h lambda_0.
+
+    Raises:
+      ValueError: if they span less than a decade, or the time is shorter than a step.
+    """
+    rates = flags.parse_values(config.learning_rates, "learning_rates", positive=True)
+    if config.time < rates.max():
+        raise ValueError(f"time={config.time} is shorter than a step of {rates.max():g}.")
+    rates = np.unique(config.time / np.round(config.time / rates))[::-1]
+    if len(rates) < 3 or rates[0] < 10 * rates[-1]:
+        raise ValueError(
+            f"learning_rates={config.learning_rates!r}: an order needs three or more over at "
+            "least a decade."
+        )
+    return rates
+
+
+def distances(
+    case: Case, problem: Problem, scaled: Float[np.ndarray, " rate"], duration: float
+) -> Float[np.ndarray, " rate"]:
+    """How far a flow is from what it models, at every learning rate.
+
+    Args:
+      case: which flow.
+      problem: on what.
+      scaled: the learning rates, h lambda_0.
+      duration: the fixed time, in units of 1 / lambda_0.
+
+    Returns:
+      `|params of the flow - params of the iteration|`; NaN where a solve failed.
+    """
+    fixed = case.compared == FIXED_TIME
+
+    def distance(learning_rate: Float[Array, ""]) -> Float[Array, ""]:
+        model = case.build(problem, learning_rate)
+        count = jnp.round(duration / problem.sharpness / learning_rate) if fixed else 1.0
+        end = jax.lax.fori_loop(
+            0, jnp.asarray(count, int), lambda _, state: model.step(state),
+            model.init(problem.params),
+        )  # fmt: skip
+        solved = flows.solve(
+            model.flow.field,
+            model.flow.init(problem.params),
+            count * model.step_time,
+            solver=diffrax.Dopri8(),
+            # A step of descent is a small step for a solver of order 8.
+            **({"rtol": 1e-12, "max_steps": 2**16} if fixed else {"steps": 2}),
+        )
+        off = jax.tree.map(jnp.subtract, model.flow.params(solved.y), model.read(end))
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(off)))
+        return jnp.where(solved.failed, jnp.nan, norm)
+
+    # One program, and no lane waits for the slowest.
+    rates = jnp.asarray(scaled / problem.sharpness)
+    return np.asarray(jax.jit(lambda many: jax.lax.map(distance, many))(rates))
+
+
+def measured_order(
+    scaled: Float[np.ndarray, " rate"], errors: Float[np.ndarray, " rate"], floor: float
+) -> dict[str, Any]:
+    """The order of an error over the smallest decade of learning rates above rounding.
+
+    The error's constant itself varies with h, by a share proportional to h: the order is p of
+    `log(error) = c + p log h + a h`, fitted by least squares; the plain slope has a = 0.
+
+    Args:
+      scaled: learning rates, descending.
+      errors: one each.
+      floor: errors below this are rounding.
+
+    Returns:
+      `order`, `slope`, the `window` in scaled learning rates, and the `error` at its largest. NaN
+      where less than a decade, or three learning rates, are above rounding.
+    """
+    good = np.isfinite(errors) & (errors > floor)
+    # The run of good ones from the largest on: below the first bad one nothing counts.
+    good &= np.cumprod(good).astype(bool)
+    nothing = {"order": np.nan, "slope": np.nan, "window": None, "error": np.nan}
+    if not good.any():
+        return nothing
+    smallest = scaled[good][-1]
+    # The smallest window of a decade or more.
+    start = np.flatnonzero(scaled >= 10 * smallest * (1 - 1e-12))
+    if not len(start):
+        return nothing
+    window = slice(int(start[-1]), int(np.flatnonzero(good)[-1]) + 1)
+    rates, values = scaled[window], errors[window]
+    if len(rates) < 4:
+        return nothing
+    design = np.stack([np.ones_like(rates), np.log(rates), rates], axis=1)
+    order = np.linalg.lstsq(design, np.log(values), rcond=None)[0][1]
+    return {
+        "order": float(order),
+        "slope": flows.fitted_order(rates, values),
+        "window": [float(rates[0]), float(rates[-1])],
+        "error": float(values[0]),
+    }
+
+
+def run(config: Any, folder: Path | None = None) -> "xarray.Dataset":
+    """Measures every case on every problem of a config.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
+      folder: where errors are kept case by case, so that an interrupted run continues; or None.
+
+    Returns:
+      `error` over (problem, case, learning_rate), NaN for a case that a problem leaves out; with
+      the sharpness and size of the parameters of each problem.
+
+    Raises:
+      ValueError: if the config describes no experiment.
+    """
+    import xarray
+
+    began = time.perf_counter()
+    scaled = scaled_learning_rates(config)
+    with jax.enable_x64(True):
+        problems = make_problems(config)
+        kept = read_json(folder / ERRORS) if folder and (folder / ERRORS).exists() else {}
+        errors = np.full((len(problems), len(CASES), len(scaled)), np.nan)
+        for i, problem in enumerate(problems):
+            cases = chosen(config, problem)
+            for case in cases:
+                key = f"{problem.name}: {case.name}"
+                if key not in kept:
+                    kept[key] = distances(case, problem, scaled, config.time).tolist()
+                    if folder:
+                        write_json(folder / ERRORS, kept)
+                errors[i, CASES.index(case)] = kept[key]
+        sizes = [
+            float(np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(p.params))))
+            for p in problems
+        ]
+    coordinates = {
+        "problem": [p.name for p in problems],
+        "case": [case.name for case in CASES],
+        "scaled_learning_rate": scaled,
+    }
+    return xarray.Dataset(
+        {
+            "error": (tuple(coordinates), errors),
+            "sharpness": ("problem", [p.sharpness for p in problems]),
+            "size": ("problem", sizes),
+            "tolerance": ("problem", [p.tolerance for p in problems]),
+        },
+        coordinates,
+        {
+            "config": json.dumps({"config": _described(config)}),
+            "environment": json.dumps(environment()),
+            "lanes": "map",
+            "wall_seconds": time.perf_counter() - began,
+        },
+    )
+
+
+def tables(dataset: "xarray.Dataset") -> dict[str, list[dict[str, Any]]]:
+    """The theory's order against the measured one.
+
+    Args:
+      dataset: of `run`.
+
+    Returns:
+      Heading -> rows, one table a problem.
+    """
+    found = {}
+    for name in dataset.problem.values:
+        here, rows = dataset.sel(problem=name), []
+        floor = _ROUNDING * float(here["size"])
+        for case in CASES:
+            errors = here.error.sel(case=case.name).values
+            if np.isnan(errors).all():
+                continue
+            claim = case.order if case.compared == FIXED_TIME else case.order + 1
+            got = measured_order(here.scaled_learning_rate.values, errors, floor)
+            holds = abs(got["order"] - claim) <= float(here.tolerance)
+            rows.append(
+                {
+                    "flow": case.name,
+                    "after": case.compared,
+                    "claim": claim,
+                    "measured": got["order"],
+                    "plain slope": got["slope"],
+                    "h lambda_0": got["window"],
+                    "largest error there": got["error"],
+                    "holds": "yes" if holds else "no",
+                }
+            )
+        found[f"Orders on the {name} (sharpness {float(here.sharpness):.4g})"] = rows
+    return found
+
+
+@style()
+def draw(dataset: "xarray.Dataset") -> dict[str, "Figure"]:
+    """The errors against the learning rate, a figure a problem, a panel a family of flows.
+
+    Args:
+      dataset: of `run`.
+
+    Returns:
+      File name without ending -> figure. Dotted: the theory's slope, from the smallest learning
+      rate that is above rounding.
+    """
+    figures, groups = {}, list(dict.fromkeys(case.group for case in CASES))
+    for name in dataset.problem.values:
+        here = dataset.sel(problem=name)
+        rates, floor = here.scaled_learning_rate.values, _ROUNDING * float(here["size"])
+        figure = new_figure(9.6, 8.6, f"Distance from the optimiser: {name}")
+        grid = figure.subplots(2, 2, sharex=True, sharey=True)
+        for panel, group in zip(grid.flat, groups, strict=True):
+            panel.set(title=group.capitalize(), xscale="log", yscale="log")
+            shown = [case for case in CASES if case.group == group]
+            for index, case in enumerate(shown):
+                errors = here.error.sel(case=case.name).values
+                good = np.isfinite(errors) & (errors > 0)
+                if not good.any():
+                    continue
+                color = LINE_COLORS[index % len(LINE_COLORS)]
+                mark = "o" if index < len(LINE_COLORS) else "s"
+                panel.plot(
+                    rates[good], errors[good], mark, color=color, markersize=4, label=case.name
+                )
+                above = np.flatnonzero(good & (errors > floor))
+                if len(above):
+                    claim = case.order + (case.compared != FIXED_TIME)
+                    last = above[-1]
+                    guide = errors[last] * (rates / rates[last]) ** claim
+                    panel.plot(rates, guide, ":", color=color, linewidth=1)
+            panel.axhline(floor, color="#A6A6A6", linewidth=0.8)
+            panel.legend(fontsize=7.5)
+        for panel in grid[-1]:
+            panel.set_xlabel("learning rate times sharpness")
+        for panel in grid[:, 0]:
+            panel.set_ylabel("distance")
+        figures[f"convergence_order_{name}"] = figure
+    return figures
+
+
+def main(config: Any) -> None:
+    """Runs the experiment that the flags describe.
+
+    Args:
+      config: that of `--config`, with its overrides.
+    """
+    for flag in (flags.SEEDS, flags.STEPS, flags.RECORD_EVERY):
+        if flag.value is not None:
+            raise ValueError(f"--{flag.name}: this experiment has none; see --help.")
+    config = flags.override(config)
+    described = _described(config)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+    out = Path(flags.OUT.value or Path("runs") / f"convergence_order-{digest}")
+    scaled_learning_rates(config)  # before the folder is made
+    with opened(out, {"config": described}) as folder:
+        dataset = run(config, folder)
+        found = tables(dataset)
+        summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
+        report.write_report(out, "Orders of convergence", dataset, found, draw(dataset), summary)
+    for heading, rows in found.items():
+        report.print_table(heading, rows)
+    print(f"{out}/report.md: the figures")
+
+
+def _described(config: Any) -> dict[str, Any]:
+    return json.loads(config.to_json_best_effort())
+
+
+if __name__ == "__main__":
+    # Here, not at import: tests import several experiments, each with a --config of its own.
+    CONFIG = flags.define_config("convergence_order.py")
+    absl_flags.adopt_module_key_flags(flags)
+    flags.run(lambda: main(CONFIG.value))
