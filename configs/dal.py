@@ -17,7 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # The rates that DAL is compared with.
     config.learning_rates = "0.01,0.05,0.2,0.5,1,2"
-    # DAL(p): the rate is min(2 / v^p, cap).
+    # DAL(p): the rate is min(constant / v^p, cap).
+    config.constant = 2.0
     config.powers = "0.5,0.75,1"
     config.max_learning_rates = "1,5,20"
     # The cap of the claims, that of the paper; it must be one of them.

@@ -1,4 +1,4 @@
-"""Momentum beside its flows: four learning rates on three problems, and two networks in training."""
+"""Momentum beside its flows: four learning rates, three problems; two networks in training."""
 
 import ml_collections
 
@@ -8,9 +8,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Part 1: distances between optimiser and flows, in 64 bits.
     # h, after the same slow time for all: steps is that of the smallest one.
-    config.learning_rates = "0.004,0.002,0.001,0.0005"
+    config.learning_rates = "0.002,0.001,0.0005,0.00025"
     config.momentum = 0.8
-    config.time = 0.8
+    config.time = 0.4
     # Of: quadratic, banana, network (64-16-10 on digits).
     config.problems = "quadratic,banana,network"
     config.network_size = 200

@@ -7,7 +7,7 @@ from configs import momentum_flows
 
 def get_config() -> ml_collections.ConfigDict:
     config = momentum_flows.get_config()
-    config.learning_rates = "0.004,0.002,0.001"
+    config.learning_rates = "0.001,0.0005,0.00025"
     config.problems = "quadratic,banana"
     config.momenta = "0,0.9"
     config.data = "digits"

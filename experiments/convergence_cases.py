@@ -16,6 +16,7 @@ import driftlab
 from driftlab import curvature, data, flows, models
 from driftlab.flows.batch_order import batch_order_loss, shuffled_epoch_loss, split_batches
 from driftlab.flows.gradient_descent import gradient_descent_flow
+from driftlab.flows.modified import modified_flow
 from driftlab.flows.momentum import (
     inertial_flow,
     modified_momentum_flow,
@@ -265,12 +266,33 @@ def _momentum(make: Callable[..., Any], nesterov: bool) -> Callable[[Problem, An
     return build
 
 
+def _chain(make: Callable[[Any], Any], order: int, memory: str) -> Callable[[Problem, Any], Model]:
+    """A chain beside the flow that is derived from it, in iteration time."""
+
+    def build(problem: Problem, h: Any) -> Model:
+        tx = make(h)
+        flow = modified_flow(tx, problem.loss, problem.params, order, memory)
+        return optimizer(problem, flow, 1.0, tx)
+
+    return build
+
+
+def _heavy_ball(h: Any) -> optax.GradientTransformation:
+    return optax.sgd(h, 0.8)
+
+
+def _smooth_adam(h: Any) -> optax.GradientTransformation:
+    # Decays that are over soon and a root that is no kink: its expansion holds at these rates.
+    return optax.adam(h, 0.8, 0.9, eps_root=0.1)
+
+
 def _rescaled(loss: Any, h: Any, momentum: float, nesterov: bool) -> Any:
     del h, nesterov
     return rescaled_gradient_flow(loss, momentum)
 
 
-_CLOSED, _LOG, _MAPS, _MEMORY = "modified equation", "log map", "other models", "momentum"
+_CLOSED, _LOG, _MAPS = "modified equation", "log map", "other models"
+_MEMORY, _CHAINS = "momentum", "derived from the optax chain"
 _GROUPS = {"closed_form": _CLOSED, "log_map": _LOG}
 
 CASES = (
@@ -294,6 +316,24 @@ CASES = (
             ("rescaled gradient flow", 1, _rescaled),
             ("inertial flow", 2, inertial_flow),
             ("modified momentum flow", 2, modified_momentum_flow),
+        )
+    ),
+    *(
+        Case(
+            f"modified_flow, {name}, {memory}, {order} terms",
+            _CHAINS,
+            order,
+            _chain(make, order, memory),
+            FIXED_TIME,
+            terms=order,
+        )
+        for name, make, memory, order in (
+            ("heavy ball 0.8", _heavy_ball, "joint", 2),
+            ("heavy ball 0.8", _heavy_ball, "joint", 3),
+            ("heavy ball 0.8", _heavy_ball, "eliminate", 1),
+            ("heavy ball 0.8", _heavy_ball, "eliminate", 2),
+            ("smooth adam", _smooth_adam, "eliminate", 1),
+            ("smooth adam", _smooth_adam, "eliminate", 2),
         )
     ),
 )

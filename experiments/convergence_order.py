@@ -67,9 +67,27 @@ def make_problems(config: Any) -> list[Problem]:
     return [makers[name]() for name in names]
 
 
-def chosen(config: Any, problem: Problem) -> list[Case]:
-    """The cases of a problem: those with no more terms than the config has for it."""
-    return [case for case in CASES if case.terms <= config[f"{problem.name}_terms"]]
+def named_cases(config: Any) -> list[Case]:
+    """The cases that a config names.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
+
+    Returns:
+      Some of `CASES`.
+
+    Raises:
+      ValueError: if no flow has such a name.
+    """
+    parts = [part.strip() for part in config.flows.split(",")]
+    named = [case for case in CASES if any(part in case.name for part in parts)]
+    if not named:
+        raise ValueError(
+            f"flows={config.flows!r}: no flow has that in its name. There are: "
+            + "; ".join(case.name for case in CASES)
+            + "."
+        )
+    return named
 
 
 def scaled_learning_rates(config: Any) -> Float[np.ndarray, " rate"]:
@@ -111,6 +129,8 @@ def distances(
       `|params of the flow - params of the iteration|`; NaN where a solve failed.
     """
     fixed = case.compared == FIXED_TIME
+    # One iteration is a small step for a solver of order 8.
+    accuracy: Any = {"rtol": 1e-12, "max_steps": 2**16} if fixed else {"steps": 4}
 
     def distance(learning_rate: Float[Array, ""]) -> Float[Array, ""]:
         model = case.build(problem, learning_rate)
@@ -124,8 +144,7 @@ def distances(
             model.flow.init(problem.params),
             count * model.step_time,
             solver=diffrax.Dopri8(),
-            # A step of descent is a small step for a solver of order 8.
-            **({"rtol": 1e-12, "max_steps": 2**16} if fixed else {"steps": 2}),
+            **accuracy,
         )
         off = jax.tree.map(jnp.subtract, model.flow.params(solved.y), model.read(end))
         norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(off)))
@@ -153,9 +172,9 @@ def measured_order(
       `order`, `slope`, the `window` in scaled learning rates, and the `error` at its largest. NaN
       where less than a decade, or three learning rates, are above rounding.
     """
-    good = np.isfinite(errors) & (errors > floor)
-    # The run of good ones from the largest on: below the first bad one nothing counts.
-    good &= np.cumprod(good).astype(bool)
+    # Nothing counts from the first that is rounding on, nor before the last that blew up.
+    good = np.cumprod(~(errors <= floor)).astype(bool)
+    good &= np.cumprod(np.isfinite(errors[::-1]) | ~good[::-1])[::-1].astype(bool)
     nothing = {"order": np.nan, "slope": np.nan, "window": None, "error": np.nan}
     if not good.any():
         return nothing
@@ -195,14 +214,15 @@ def run(config: Any, folder: Path | None = None) -> "xarray.Dataset":
     import xarray
 
     began = time.perf_counter()
-    scaled = scaled_learning_rates(config)
+    scaled, named = scaled_learning_rates(config), named_cases(config)
     with jax.enable_x64(True):
         problems = make_problems(config)
         kept = read_json(folder / ERRORS) if folder and (folder / ERRORS).exists() else {}
         errors = np.full((len(problems), len(CASES), len(scaled)), np.nan)
         for i, problem in enumerate(problems):
-            cases = chosen(config, problem)
-            for case in cases:
+            for case in named:
+                if case.terms > config[f"{problem.name}_terms"]:
+                    continue
                 key = f"{problem.name}: {case.name}"
                 if key not in kept:
                     kept[key] = distances(case, problem, scaled, config.time).tolist()
@@ -286,9 +306,12 @@ def draw(dataset: "xarray.Dataset") -> dict[str, "Figure"]:
     for name in dataset.problem.values:
         here = dataset.sel(problem=name)
         rates, floor = here.scaled_learning_rate.values, _ROUNDING * float(here["size"])
-        figure = new_figure(9.6, 8.6, f"Distance from the optimiser: {name}")
-        grid = figure.subplots(2, 2, sharex=True, sharey=True)
-        for panel, group in zip(grid.flat, groups, strict=True):
+        rows = -(-len(groups) // 2)
+        figure = new_figure(9.6, 0.6 + 4 * rows, f"Distance from the optimiser: {name}")
+        grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+        for unused in grid.flat[len(groups) :]:
+            unused.remove()
+        for panel, group in zip(grid.flat, groups, strict=False):
             panel.set(title=group.capitalize(), xscale="log", yscale="log")
             shown = [case for case in CASES if case.group == group]
             for index, case in enumerate(shown):
@@ -308,7 +331,8 @@ def draw(dataset: "xarray.Dataset") -> dict[str, "Figure"]:
                     guide = errors[last] * (rates / rates[last]) ** claim
                     panel.plot(rates, guide, ":", color=color, linewidth=1)
             panel.axhline(floor, color="#A6A6A6", linewidth=0.8)
-            panel.legend(fontsize=7.5)
+            if panel.get_legend_handles_labels()[0]:
+                panel.legend(fontsize=7.5)
         for panel in grid[-1]:
             panel.set_xlabel("learning rate times sharpness")
         for panel in grid[:, 0]:
@@ -330,7 +354,7 @@ def main(config: Any) -> None:
     described = _described(config)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
     out = Path(flags.OUT.value or Path("runs") / f"convergence_order-{digest}")
-    scaled_learning_rates(config)  # before the folder is made
+    scaled_learning_rates(config), named_cases(config)  # before the folder is made
     with opened(out, {"config": described}) as folder:
         dataset = run(config, folder)
         found = tables(dataset)

@@ -5,7 +5,7 @@
     python -m experiments.dal --config.data=fashion_mnist --data_dir=FOLDER --config.model=cnn \
         --config.model_args="channels=(8,16)" --config.train_size=500
 
-DAL(p) takes the rate `min(2 / v^p, cap)`, `v = ||H g|| / ||g||`, at every step. Powers, caps,
+DAL(p) takes the rate `min(c / v^p, cap)`, `v = ||H g|| / ||g||`, c = 2, at every step. Powers, caps,
 momenta and seeds are lanes of one compiled program, the fixed rates of another, on all examples at
 once and on mini-batches; each of these sweeps has a folder of its own in the run's folder, figures,
 report.md and summary.json are beside them. The same command continues an interrupted run; on a
@@ -113,6 +113,7 @@ def run(config: Any, problem: Problem, batching: str, method: str, **options: An
         if method == "dal":
             scale = scale_by_dal(
                 hparams["power"],
+                config.constant,
                 max_learning_rate=hparams["max_learning_rate"],
                 method=config.method,
             )

@@ -5,7 +5,7 @@ jumps where an eigenvalue reaches the edge, and the oscillation is chosen for th
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from driftlab.curvature.factorizations import eigenvalues, eigh
 from driftlab.curvature.lobpcg import initial_block, tracked_eigenpairs
 from driftlab.curvature.vectors import check_count
 from driftlab.dynamics import Dynamics, Snapshot, State, from_step
@@ -58,7 +59,7 @@ def central_flow(
     *,
     eigenvectors: int = 3,
     substeps: int = 4,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     max_iterations: int = 20,
     batch_size: int | None = None,
 ) -> Dynamics:
@@ -73,13 +74,12 @@ def central_flow(
 
     Start it where the sharpness is below the edge: an eigenvalue above it is brought to it within
     one substep. RMSProp's is above it for its first few steps; take those with the optimiser, and
-    hand its memory over: `preconditioning._replace(init=lambda params, gradient: memory)`.
+    hand its state over (`preconditioning.from_optax(..., opt_state=...)`).
 
     Args:
       objective: what is minimised, over all its data whatever its sampling.
       preconditioning: the optimiser (see `driftlab.flows.preconditioning`).
-      eigenvectors: k, how many are followed; more than are unstable at once. Third derivatives
-        cost k (k + 1) / 2 gradients of Hessian-vector products.
+      eigenvectors: k, how many are followed; more than are unstable at once.
       substeps: Euler steps an iteration.
       tolerance: on the eigenvectors' residuals, relative to the largest eigenvalue.
       max_iterations: of the eigensolver in a substep.
@@ -96,8 +96,8 @@ def central_flow(
     Source: Cohen, Damian, Talwalkar, Kolter, Lee (2025), "Understanding optimization in deep
     learning with central flows"; the equations for gradient descent, (scalar) RMSProp and a general
     preconditioner, and their discretisation. Cost of a substep: one gradient, k + 1 Hessian-vector
-    products and k more an iteration of the eigensolver, and near the edge k (k + 1) / 2 third
-    derivatives of about three gradients each.
+    products and k more an iteration of the eigensolver, and j (j + 1) / 2 third derivatives of
+    about three gradients each, j of the k eigenvalues being above 3/4 of the edge.
     """
     for name, value in {
         "eigenvectors": eigenvectors, "substeps": substeps, "max_iterations": max_iterations,
@@ -130,13 +130,7 @@ def central_flow(
         flat_memory, unflatten_memory = ravel_pytree(state.inner.memory)
         # An optimiser without memory has an empty one, of some default type.
         flat_memory = flat_memory.astype(flat.dtype)
-        problem = _Problem(
-            lambda w: ravel_pytree(gradient(unflatten(w)))[0],
-            lambda m, g: _ravel(
-                preconditioning.rate(unflatten_memory(m), unflatten(g)), flat.dtype
-            ),
-            lambda m: _flat_diagonal(preconditioning.diagonal(unflatten_memory(m)), flat),
-        )
+        problem = flat_problem(preconditioning, gradient, unflatten, unflatten_memory, flat)
         inner = state.inner
         begin = (flat, flat_memory, inner.block, inner.covariance, inner.products)
 
@@ -208,8 +202,6 @@ def averages(snapshot: Snapshot) -> dict[str, Array]:
     curvature = images @ inner.basis.T
     slope = ravel_pytree(snapshot.gradient)[0]
     # Sigma's eigenvalues are those of X^1/2 (U U^T) X^1/2, of size k.
-    from driftlab.curvature.factorizations import eigenvalues, eigh
-
     values, vectors = eigh(inner.covariance)
     root = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
     variance = eigenvalues(root @ (inner.basis @ inner.basis.T) @ root)[::-1]
@@ -223,12 +215,51 @@ def averages(snapshot: Snapshot) -> dict[str, Array]:
     }
 
 
-class _Problem(NamedTuple):
+class FlatProblem(NamedTuple):
     """The optimiser on flat vectors."""
 
     gradient: Callable[[Array], Array]
     rate: Callable[[Array, Array], Array]
     diagonal: Callable[[Array], Array]
+
+
+def flat_problem(
+    preconditioning: Preconditioning,
+    gradient: Callable[[Params], Params],
+    unflatten: Callable[[Array], Params],
+    unflatten_memory: Callable[[Array], Memory],
+    like: Float[Array, " n"],
+) -> FlatProblem:
+    """The optimiser on flat vectors, in the type of the flat parameters.
+
+    Args:
+      preconditioning: the optimiser.
+      gradient: of what is minimised, on trees.
+      unflatten: parameters from a vector.
+      unflatten_memory: the memory from a vector.
+      like: the flat parameters.
+
+    Returns:
+      It.
+    """
+
+    def ravel(tree: PyTree) -> Array:
+        return ravel_pytree(tree)[0].astype(like.dtype)
+
+    def diagonal(m: Array) -> Array:
+        vector = ravel(preconditioning.diagonal(unflatten_memory(m)))
+        if vector.size not in (1, like.size):
+            raise ValueError(
+                "preconditioning.diagonal must return a number or one entry a parameter, "
+                f"{like.size}; got {vector.size}."
+            )
+        return jnp.broadcast_to(vector, like.shape)
+
+    return FlatProblem(
+        lambda w: ravel(gradient(unflatten(w))),
+        lambda m, g: ravel(preconditioning.rate(unflatten_memory(m), unflatten(g))),
+        diagonal,
+    )
 
 
 class _Substep(NamedTuple):
@@ -245,7 +276,7 @@ class _Substep(NamedTuple):
 
 
 def _substep(
-    problem: _Problem,
+    problem: FlatProblem,
     w: Float[Array, " n"],
     m: Float[Array, " q"],
     block: Float[Array, "rows n"],
@@ -272,7 +303,8 @@ def _substep(
         # The last X in these eigenvectors, which may have turned: where to look for this one.
         turn = pairs.vectors @ before[:k].T
         guess = turn @ x @ turn.T
-        oscillation = _oscillation(problem, w, m, p, basis)
+        active = (pairs.values > 2 * _NEAR).sum()
+        oscillation = oscillation_of(problem, w, m, p, basis, active)
         constant = jnp.diag(2 - pairs.values) + dt * smat(oscillation.change(dw, dm))
         found = solve_complementarity(constant, dt * oscillation.feedback, guess)
         weights = svec(found.solution)
@@ -301,7 +333,7 @@ def _substep(
     )
 
 
-class _Oscillation(NamedTuple):
+class Oscillation(NamedTuple):
     """What an oscillation `Sigma = U^T X U` does, by entries of svec(X).
 
     Attributes:
@@ -317,27 +349,47 @@ class _Oscillation(NamedTuple):
     memory_rates: Float[Array, "s q"]
 
 
-def _oscillation(
-    problem: _Problem,
+def oscillation_of(
+    problem: FlatProblem,
     w: Float[Array, " n"],
     m: Float[Array, " q"],
     p: Float[Array, " n"],
     basis: Float[Array, "k n"],
-) -> _Oscillation:
+    active: Int[Array, ""] | int,
+) -> Oscillation:
+    """What oscillations along some directions do to the averages of everything.
+
+    Args:
+      problem: the optimiser.
+      w: parameters.
+      m: memory.
+      p: P there.
+      basis: the directions, U.
+      active: how many of them, the first ones, can oscillate: pairs beyond are 0.
+
+    Returns:
+      It, for `Sigma = U^T X U`.
+    """
     k = basis.shape[0]
     rows, columns = np.triu_indices(k)
+    # Pairs of the first one come first, then those of the first two, ...
+    order = jnp.asarray(np.lexsort((rows, columns)))
     weight = jnp.asarray(np.where(rows == columns, 1.0, 2**0.5), w.dtype)[:, None]
     first, second = basis[rows], basis[columns]
 
-    def third(u: Array, v: Array) -> Array:
-        def curved(w: Array) -> Array:
-            return jax.jvp(problem.gradient, (w,), (u,))[1]
+    def third(count: Array, found: Array) -> Array:
+        pair = order[count]
 
-        return jax.jvp(curved, (w,), (v,))[1]
+        def curved(w: Array) -> Array:
+            return jax.jvp(problem.gradient, (w,), (first[pair],))[1]
+
+        return found.at[pair].set(jax.jvp(curved, (w,), (second[pair],))[1])
 
     # grad_w u.H(w).v for each pair: the change of U H U^T along any dw.
-    thirds = weight * jax.vmap(third)(first, second)
-    squares = weight * (first * second)
+    pairs = jnp.asarray(active * (active + 1) // 2)
+    thirds = weight * jax.lax.fori_loop(0, pairs, third, jnp.zeros((len(rows), w.size), w.dtype))
+    live = jnp.asarray(np.maximum(rows, columns)) < active
+    squares = weight * jnp.where(live[:, None], first * second, 0)
     velocities = -thirds / (2 * p)[None, :]
 
     g = problem.gradient(w)
@@ -358,21 +410,7 @@ def _oscillation(
     feedback = -thirds @ velocities.T
     memory_rates = jnp.zeros((len(rows), m.size), w.dtype)
     if m.size:
-        memory_rates = weight * jax.vmap(bent)(images[rows], images[columns])
+        memory_rates = jax.vmap(bent)(images[rows], images[columns])
+        memory_rates = weight * jnp.where(live[:, None], memory_rates, 0)
         feedback = feedback + 2 * squares @ jax.vmap(diagonal_change)(memory_rates).T
-    return _Oscillation(change, feedback, velocities, memory_rates)
-
-
-def _ravel(tree: PyTree, dtype: Any) -> Array:
-    return ravel_pytree(tree)[0].astype(dtype)
-
-
-def _flat_diagonal(diagonal: PyTree, flat: Float[Array, " n"]) -> Float[Array, " n"]:
-    """P as a vector: a number, or a tree of n entries in all."""
-    vector = ravel_pytree(diagonal)[0].astype(flat.dtype)
-    if vector.size not in (1, flat.size):
-        raise ValueError(
-            f"preconditioning.diagonal must return a number or one entry a parameter, {flat.size}; "
-            f"got {vector.size}."
-        )
-    return jnp.broadcast_to(vector, flat.shape)
+    return Oscillation(change, feedback, velocities, memory_rates)

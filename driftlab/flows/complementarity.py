@@ -77,7 +77,8 @@ def solve_complementarity(
     guess = jnp.zeros((k, k), dtype) if start is None else jnp.asarray(start, dtype)
     if guess.shape != (k, k):
         raise ValueError(f"start has shape {guess.shape}; it is a matrix like constant, {(k, k)}.")
-    return _solve(jnp.asarray(constant, dtype), jnp.asarray(operator, dtype), guess)
+    tables = _tables(k, dtype)
+    return _solve(jnp.asarray(constant, dtype), jnp.asarray(operator, dtype), guess, tables)
 
 
 def svec(matrix: Float[Array, "*b k k"]) -> Float[Array, "*b m"]:
@@ -112,6 +113,39 @@ def smat(vector: Float[Array, "*b m"]) -> Float[Array, "*b k k"]:
     return (vector * jnp.broadcast_to(scale, vector.shape))[..., index]
 
 
+class _Tables(NamedTuple):
+    """The coordinates. As arguments: constants would not survive a vmap of a cond around a solve.
+
+    Attributes:
+      basis: the orthonormal symmetric matrix of each coordinate.
+      first: which row each coordinate is of, one-hot.
+      second: which column.
+    """
+
+    basis: Float[Array, "m k k"]
+    first: Float[Array, "m k"]
+    second: Float[Array, "m k"]
+
+    def vector(self, matrix: Float[Array, "k k"]) -> Float[Array, " m"]:
+        """The coordinates of a matrix, as `svec`."""
+        return jnp.tensordot(self.basis, matrix, 2)
+
+    def matrix(self, vector: Float[Array, " m"]) -> Float[Array, "k k"]:
+        """The matrix of coordinates, as `smat`."""
+        return jnp.tensordot(vector, self.basis, 1)
+
+    def congruence(self, matrix: Float[Array, "k k"]) -> Float[Array, "m m"]:
+        """`V -> M V M^T` on coordinates."""
+        images = matrix[None] @ self.basis @ matrix.T[None]
+        return jnp.tensordot(self.basis, images, ((1, 2), (1, 2)))
+
+
+def _tables(k: int, dtype: Any) -> _Tables:
+    rows, columns = np.triu_indices(k)
+    first, second = (jnp.asarray(np.eye(k)[indices], dtype) for indices in (rows, columns))
+    return _Tables(smat(jnp.eye(len(rows), dtype=dtype)), first, second)
+
+
 class _Point(NamedTuple):
     """Where an iteration stands: x, `x - P_+(x - s)`, and the eigenbasis of x - s."""
 
@@ -124,9 +158,12 @@ class _Point(NamedTuple):
 
 @one_at_a_time
 def _solve(
-    constant: Float[Array, "k k"], operator: Float[Array, "m m"], start: Float[Array, "k k"]
+    constant: Float[Array, "k k"],
+    operator: Float[Array, "m m"],
+    start: Float[Array, "k k"],
+    tables: _Tables,
 ) -> Complementarity:
-    k = constant.shape[0]
+    k, svec, smat = constant.shape[0], tables.vector, tables.matrix
     # In units in which A and B have norm 1: the equation mixes X with S.
     a, b = svec(constant), (operator + operator.T) / 2
     size_a, size_b = _nonzero(jnp.linalg.norm(a)), _nonzero(jnp.linalg.norm(b))
@@ -135,7 +172,7 @@ def _solve(
 
     def at(x: Float[Array, " m"], b: Float[Array, "m m"]) -> _Point:
         values, vectors = eigh(smat(x - a - b @ x))
-        equation = x - _positive_part(values, vectors)
+        equation = x - svec(_positive_part(values, vectors))
         return _Point(x, equation, jnp.linalg.norm(equation), values, vectors)
 
     def small(point: _Point) -> Array:
@@ -144,7 +181,7 @@ def _solve(
     def refine(point: _Point, b: Float[Array, "m m"], limit: int) -> tuple[_Point, Array]:
         def newton(carry: tuple[_Point, Array, Array]) -> tuple[_Point, Array, Array]:
             point, count, _ = carry
-            slope = _projection_slope(point.values, point.vectors, k)
+            slope = _projection_slope(point.values, point.vectors, tables)
             jacobian = jnp.eye(len(a), dtype=a.dtype) - slope + slope @ b
             step = jnp.linalg.solve(jacobian, point.equation)
             tried = at(jnp.where(jnp.isfinite(step).all(), point.x - step, point.x), b)
@@ -162,7 +199,7 @@ def _solve(
         return point, count
 
     def from_afar(near: tuple[_Point, Array]) -> tuple[_Point, Array]:
-        inside, steps = _interior_point(a, b, k)
+        inside, steps = _interior_point(a, b, k, tables)
         point, more = refine(at(inside, b), b, _NEWTON_STEPS)
         return _either(point.norm <= near[0].norm, point, near[0]), near[1] + steps + more
 
@@ -174,7 +211,7 @@ def _solve(
     x = point.x
     # Exactly in the cone, which the equation is to rounding only.
     values, vectors = eigh(smat(x))
-    x = _positive_part(values, vectors)
+    x = svec(_positive_part(values, vectors))
     slack = a + b @ x
     length, scale = jnp.linalg.norm(x), 1 + jnp.linalg.norm(b @ x)
     lowest = eigh(smat(slack))[0][0]
@@ -188,7 +225,7 @@ def _solve(
 
 
 def _interior_point(
-    a: Float[Array, " m"], b: Float[Array, "m m"], k: int
+    a: Float[Array, " m"], b: Float[Array, "m m"], k: int, tables: _Tables
 ) -> tuple[Float[Array, " m"], Int[Array, ""]]:
     """X and S inside the cone, followed towards `X S = 0` with Nesterov and Todd's scaling.
 
@@ -197,7 +234,7 @@ def _interior_point(
     Source: Kojima, Shindoh, Hara (1997), "Interior-point methods for the monotone semidefinite
     linear complementarity problem"; Nesterov, Todd (1998), for the scaling.
     """
-    epsilon = float(jnp.finfo(a.dtype).eps)
+    epsilon, svec, smat = float(jnp.finfo(a.dtype).eps), tables.vector, tables.matrix
     identity = jnp.eye(k, dtype=a.dtype)
 
     def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
@@ -213,7 +250,7 @@ def _interior_point(
         root, _ = _roots(root_x @ smat(s) @ root_x)
         # W = X^1/2 (X^1/2 S X^1/2)^-1/2 X^1/2, and the inverse of V -> W V W.
         half = inverse_x @ root @ inverse_x
-        scaling = _congruence(half)
+        scaling = tables.congruence(half)
         infeasible = a + b @ x - s
         below = jnp.linalg.solve(smat(s), identity)
         target = svec((below + below.T) / 2) * (_CENTRE * (x @ s) / k)
@@ -245,37 +282,23 @@ def _longest(inverse_root: Float[Array, "k k"], step: Float[Array, "k k"]) -> Fl
     return jnp.minimum(1, 0.95 / jnp.maximum(-lowest, 1e-3))
 
 
-def _congruence(matrix: Float[Array, "k k"]) -> Float[Array, "m m"]:
-    """`V -> M V M` on svec coordinates, for a symmetric M."""
-    k = matrix.shape[0]
-    basis = smat(jnp.eye(k * (k + 1) // 2, dtype=matrix.dtype))
-    return svec(matrix[None] @ basis @ matrix[None])
-
-
-def _positive_part(values: Float[Array, " k"], vectors: Float[Array, "k k"]) -> Float[Array, " m"]:
-    return svec((vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T)
+def _positive_part(values: Float[Array, " k"], vectors: Float[Array, "k k"]) -> Float[Array, "k k"]:
+    return (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T
 
 
 def _projection_slope(
-    values: Float[Array, " k"], vectors: Float[Array, "k k"], k: int
+    values: Float[Array, " k"], vectors: Float[Array, "k k"], tables: _Tables
 ) -> Float[Array, "m m"]:
-    """A generalised derivative of P_+ at `Q diag(values) Q^T`, on svec coordinates.
+    """A generalised derivative of P_+ at `Q diag(values) Q^T`, on coordinates.
 
     In the eigenbasis it multiplies entry (i, j) by `(l_i+ - l_j+) / (l_i - l_j)`.
     """
-    rows, columns = np.triu_indices(k)
-    positive = jnp.maximum(values, 0)
-    first, second = values[rows], values[columns]
-    apart = first - second
-    equal = jnp.broadcast_to(jnp.asarray(rows == columns), apart.shape) | (apart == 0)
-    ratio = (positive[rows] - positive[columns]) / jnp.where(equal, 1, apart)
+    first, second = tables.first @ values, tables.second @ values
+    equal = first == second
+    ratio = (jnp.maximum(first, 0) - jnp.maximum(second, 0)) / jnp.where(equal, 1, first - second)
     ratio = jnp.where(equal, (first > 0).astype(values.dtype), ratio)
-    # The orthonormal basis of svec coordinates that the eigenvectors make.
-    products = vectors[:, rows].T[:, :, None] * vectors[:, columns].T[:, None, :]
-    basis = svec((products + jnp.swapaxes(products, 1, 2)) / 2)
-    length = jnp.asarray(np.where(rows == columns, 1.0, math.sqrt(2)), values.dtype)
-    basis = basis * length[:, None]
-    return (basis.T * ratio[None, :]) @ basis
+    turned = tables.congruence(vectors)
+    return (turned * ratio[None, :]) @ turned.T
 
 
 def _either(condition: Array, yes: _Point, no: _Point) -> _Point:

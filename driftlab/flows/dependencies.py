@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Literal
 
 # Entry i of the result needs only entry i of the operands (scalars reach every entry).
@@ -164,7 +165,7 @@ def evaluate_known(
     Returns:
       The outputs; None where they need something unknown, such as a traced hyper-parameter.
     """
-    consts = [None if isinstance(c, jax.core.Tracer) else c for c in closed.consts]
+    consts = [None if isinstance(c, Tracer) else c for c in closed.consts]
     return _evaluate(closed.jaxpr, consts, arguments, observe)
 
 
@@ -203,7 +204,7 @@ def substituted(closed: ClosedJaxpr, number: float) -> ClosedJaxpr:
     """
     consts = [
         np.full(c.shape, number, c.dtype)
-        if isinstance(c, jax.core.Tracer) and jnp.issubdtype(c.dtype, jnp.floating)
+        if isinstance(c, Tracer) and jnp.issubdtype(c.dtype, jnp.floating)
         else c
         for c in closed.consts
     ]

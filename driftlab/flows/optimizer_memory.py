@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from driftlab.flows.dependencies import (
@@ -176,7 +177,7 @@ def take_apart(
         ) -> tuple[Params, Memory]:
             given = {**memory, **clocks}
             filled = [
-                given.get(name, settled[i]).astype(leaves[i].dtype)
+                jnp.asarray(given.get(name, settled[i]), leaves[i].dtype)
                 for i, name in enumerate(leaf_names)
             ]
             arguments = jax.tree.leaves((gradient, value, params, filled))
@@ -225,7 +226,7 @@ def take_apart(
         coupled=frozenset(leaf_names[i] for i in coupled),
         jumping_updates=bool(smooth.jumps & tainted),
         jumping_memory=tuple(leaf_names[i] for i in moving if of_state[i].jumps & tainted),
-        traced=any(isinstance(c, jax.core.Tracer) for c in closed.consts),
+        traced=any(isinstance(c, Tracer) for c in closed.consts),
         uses_value=bool(wanted.inputs & value_bit),
         initial={leaf_names[i]: leaves[i] for i in memory},
     )
@@ -261,8 +262,8 @@ def _neither(name: str, leaf: Array) -> str:
         )
     return (
         f"state leaf {name} ({leaf.dtype}{list(leaf.shape)}) is neither memory nor a plain "
-        "counter: it is periodic, or depends on the gradient. No memory mode serves; flow the optimizer "
-        "inside of it (accumulated gradients: the inner optimizer on the whole batch)."
+        "counter: it is periodic, or depends on the gradient. No memory mode serves; flow the "
+        "optimizer inside of it (accumulated gradients: the inner optimizer on the whole batch)."
     )
 
 
@@ -289,7 +290,7 @@ def _settled(closed: Any, count: int, kinds: Sequence[str], leaves: Sequence[Arr
 
 
 def _check_settled(name: str, found: Any, settled: Any) -> None:
-    if isinstance(found, jax.core.Tracer) or isinstance(settled, jax.core.Tracer):
+    if isinstance(found, Tracer) or isinstance(settled, Tracer):
         return
     if not np.array_equal(np.asarray(found), np.asarray(settled)):
         raise ValueError(

@@ -128,7 +128,11 @@ def rmsprop(learning_rate: ArrayLike, decay: ArrayLike, eps: ArrayLike) -> Preco
 
 
 def from_optax(
-    tx: optax.GradientTransformation, learning_rate: ArrayLike, **reading: Any
+    tx: optax.GradientTransformation,
+    learning_rate: ArrayLike,
+    *,
+    opt_state: PyTree | None = None,
+    **reading: Any,
 ) -> Preconditioning:
     """Any optax chain whose step is `-learning_rate g / P`, P from its state.
 
@@ -146,6 +150,8 @@ def from_optax(
     Args:
       tx: the chain, its learning rate constant.
       learning_rate: which the state does not tell.
+      opt_state: the chain's state at the start, for a flow that begins in the middle of a run;
+        None for a fresh one.
       **reading: `b2`, `eps`, `eps_root`, `eps_in_sqrt`, as `curvature.preconditioner` takes them.
 
     Returns:
@@ -168,7 +174,7 @@ def from_optax(
 
     def init(params: Params, gradient: Params) -> Memory:
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-        memory = _floating(tx.init(params), dtype)
+        memory = _floating(tx.init(params) if opt_state is None else opt_state, dtype)
         _refuse_momentum(memory)
         memory = advance(memory, gradient, params)
         _check_step(tx, params, gradient, diagonal, dtype)

@@ -238,10 +238,11 @@ def shadow_start(
 ) -> Moving:
     """Where a flow must start to meet the iterates once the initial layer is over.
 
-        z_0 + sum_k (F at step k of the memory, g frozen  -  V1)  -  F_s (I - S_s)^{-1} Psi1
+        z_0 + sum_k (F at step k of the memory, g and z frozen  -  V1)  -  F_s (I - S_s)^{-1} Psi1
 
-    From memory 0 it is a shift of O(h), without which the field of order 2 has order 1. Memory
-    that is on its slow manifold already is not shifted.
+    From empty memory it is a shift of O(h), without which the field of order 2 has order 1. The
+    last term, O(h^2), leaves memory that is on its slow manifold already where it is. Of the same
+    size is what the gradient changes by during the layer, which is left out.
 
     Args:
       reduced: the optimiser.
@@ -282,14 +283,14 @@ def shadow_start(
         tolerance = 4 * jnp.finfo(flow.dtype).eps
         return (k < max_steps) & (excess > tolerance * flow)
 
-    zero = jnp.zeros_like(loss)
+    one = jnp.ones_like(_largest(params))
     nothing = jax.tree.map(jnp.zeros_like, (params, slow))
-    start = (zero, fast, nothing, jnp.ones_like(_largest(params)), jnp.zeros_like(_largest(params)))
+    start = (jnp.zeros_like(loss), fast, nothing, one, jnp.zeros_like(one))
     shift = jax.lax.while_loop(is_going, body, start)[2]
     if at_start.lag is not None:
         psi = at_start.fixed_point
-        settled = _solve(reduced, point, psi, at_start.lag)
-        lagged = _through_memory(reduced, point, psi, settled)
+        lag = _solve(reduced, point, psi, at_start.lag)
+        lagged = _through_memory(reduced, point, psi, lag)
         shift = jax.tree.map(jnp.subtract, shift, lagged)
     return jax.tree.map(jnp.add, (params, slow), shift)
 

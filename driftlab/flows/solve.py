@@ -85,9 +85,14 @@ def solve(
     steps down to `smallest_step`: with Tsit5 at the default tolerances about 80 in float32, 190 in
     float64. A start that is not finite costs none.
 
-    An explicit solver takes at least about `sharpness * duration / 3` steps of its stages each,
-    however smooth the solution: where that is the bill, an implicit solver (`diffrax.Kvaerno5()`)
-    pays for small problems; it builds the field's Jacobian.
+    An explicit solver takes at least about `stiffness * duration / 3` steps of its stages each,
+    however smooth the solution, the stiffness being the largest eigenvalue of the field's Jacobian:
+    that of the sharpness for gradient flow, and `sharpness * (1 + h * sharpness / 2)` with the
+    order-2 term. An implicit solver builds that Jacobian, which costs as many Jacobian-vector
+    products a step as there are parameters. Measured on the order-2 flow of a network of 54
+    parameters: Tsit5 took 0.005, 0.08 and 0.5 CPU-seconds at stiffness times duration 15, 600 and
+    4800, `diffrax.Kvaerno3()` 0.4, 1.0 and 1.3. So the rule: Tsit5 below 10^4 whatever the field,
+    and above it for more than about a hundred parameters; Kvaerno3 for the rest.
 
     Args:
       field: `field(t, y, args) -> dy/dt`, as diffrax has it.

@@ -40,10 +40,10 @@ def errors(make, order, memory, *, rates=RATES, time=1.0, burn_in=0.0, start=Non
         def step(_, carry):
             params, state = carry
             value, grads = jax.value_and_grad(loss)(params)
-            updates, state = tx.update(
-                grads, state, params, value=value, grad=grads, value_fn=loss
-            ) if hasattr(tx.update, "__wrapped__") or _takes_extra(tx) else tx.update(
-                grads, state, params
+            updates, state = (
+                tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+                if hasattr(tx.update, "__wrapped__") or _takes_extra(tx)
+                else tx.update(grads, state, params)
             )
             return jax.tree.map(jnp.add, params, updates), state
 

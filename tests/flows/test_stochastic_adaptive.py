@@ -216,12 +216,14 @@ class TestConstantNoise:
 
             return jax.vmap(one)(keys)
 
-        found = np.asarray(ends(jax.random.split(KEY, self.lanes)))
+        # On 800,000 paths of other keys the variance is 0.15 % off, with a standard error of 0.16 %.
+        lanes = 20_000
+        found = np.asarray(ends(jax.random.split(KEY, lanes)))
         # Eight steps of Euler on dx = -x dt + dW, which they solve as an AR(1) of their own.
         span, shrink = 0.125, 0.875
         mean, variance = self.start * shrink**8, span * (1 - shrink**16) / (1 - shrink**2)
-        assert abs(found.mean() - mean) < 3 * found.std() / self.lanes**0.5
-        assert abs(found.var() / variance - 1) < 3 * (2 / self.lanes) ** 0.5
+        assert abs(found.mean() - mean) < 3 * found.std() / lanes**0.5
+        assert abs(found.var() / variance - 1) < 3 * (2 / lanes) ** 0.5
 
 
 class TestSquareRootScaling:

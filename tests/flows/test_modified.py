@@ -1,0 +1,193 @@
+"""modified_flow: what it refuses, in which words, and where it can be built."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import driftlab
+from driftlab.flows.modified import modified_flow
+
+PARAMS = {"w": jnp.array([[0.5, -0.3]]), "b": jnp.array([0.2, 0.1, -0.4])}
+
+
+def loss(params):
+    return jnp.sum(jnp.cosh(params["w"])) + jnp.sum(params["b"] ** 4 + params["b"] ** 2) / 2
+
+
+def scaled(transform, rate=0.1):
+    return optax.chain(transform, optax.scale(-rate))
+
+
+def periodic():
+    return optax.MultiSteps(optax.sgd(0.1), 4).gradient_transformation()
+
+
+REFUSED = {
+    "sign_sgd": (optax.sign_sgd(0.1), "joint", r"the updates of this chain jump.*smooth the sign"),
+    "lion": (optax.lion(0.1), "joint", r"the updates of this chain jump"),
+    "rprop": (optax.rprop(0.1), "joint", r"jump with the sign"),
+    "yogi": (optax.yogi(0.1), "joint", r"\[0\]\.nu\['b'\] of this chain jump"),
+    "adagrad": (optax.adagrad(0.1), "eliminate", r"sum_of_squares.*does not forget.*memory='joint'"),
+    "amsgrad": (optax.amsgrad(0.1), "eliminate", r"nu_max.*does not forget \(decay 1 a step\)"),
+    "adabelief": (optax.adabelief(0.1), "eliminate", r"\.nu.*the updates divide by it.*'joint'"),
+    "centred rmsprop": (optax.rmsprop(0.1, centered=True), "eliminate", r"the updates divide by it"),
+    "accumulated": (periodic(), "joint", r"mini_step.*periodic.*the inner optimizer on the whole"),
+    "apply_every": (optax.chain(optax.sgd(0.1), optax.apply_every(3)), "joint", "periodic"),
+    "galore": (optax.contrib.galore(0.1), "joint", r"\[0\]\.count modulo a period"),
+    "random": (scaled(optax.add_noise(0.1, 0.5, key=0)), "joint", "rng_key is a random key"),
+    "sophia": (optax.contrib.sophia(0.1), "joint", r"obj_fn.*name it in extra_args"),
+    "ascent": (optax.sgd(-0.1), "joint", "go up the gradient: is the learning rate negative"),
+    "zero": (optax.sgd(0.0), "joint", r"the updates are 0.*is the learning rate 0"),
+    "bfloat16": (scaled(optax.trace(0.9, accumulator_dtype=jnp.bfloat16)), "joint", "rounding"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_chain_without_a_flow_is_refused(name):
+    tx, memory, message = REFUSED[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        modified_flow(tx, loss, PARAMS, 2, memory)
+
+
+BAD = {
+    "order below 1": ({"order": 0}, ValueError, r"order=0 must be 1 or more"),
+    "order traced or a float": ({"order": 2.0}, TypeError, r"must be a Python integer"),
+    "order too high": ({"order": 13}, ValueError, r"order=13 would cost 13 gradients"),
+    "no third order": ({"order": 3, "memory": "eliminate"}, ValueError, r"memory='joint' has more"),
+    "no such mode": ({"memory": "jont"}, ValueError, r"must be one of joint, eliminate, augment"),
+    "nothing named": ({"memory": "augment"}, ValueError, r"needs the names of the memory"),
+    "named in vain": ({"dynamic": ["mu"]}, ValueError, r"dynamic=\['mu'\] with memory='joint'"),
+    "no such name": (
+        {"memory": "augment", "dynamic": ["nv"]}, ValueError, r"no memory has 'nv'.*nu\['b'\]",
+    ),
+    "no such argument": ({"extra_args": ("hvp",)}, ValueError, r"extra_args=\['hvp'\]: there are"),
+    "integer params": ({"params": {"w": jnp.arange(3)}}, TypeError, r"\['w'\] has dtype int"),
+    "complex params": ({"params": jnp.ones(2) * 1j}, TypeError, "complex128"),
+    "no params": ({"params": {}}, TypeError, "params hold no array"),
+    "no loss": ({"loss": 3.0}, TypeError, "loss must be a function"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments(name):
+    changed, kind, message = BAD[name]
+    given = {"tx": optax.adam(0.1), "loss": loss, "params": PARAMS, **changed}
+    with pytest.raises(kind, match=message):
+        modified_flow(**given)
+
+
+@pytest.mark.parametrize("tx", [optax.adagrad, optax.amsgrad])
+def test_memory_that_never_decays_is_found_inside_vmap_and_jit(tx):
+    def build(rate):
+        flow = modified_flow(tx(rate), loss, PARAMS, 1, "eliminate")
+        return flow.field(0.0, PARAMS, None)["b"]
+
+    with pytest.raises(ValueError, match="does not forget"):
+        jax.vmap(build)(jnp.array([0.1, 0.2]))
+    with pytest.raises(ValueError, match="does not forget"):
+        jax.jit(build)(0.1)
+
+
+def test_a_state_of_another_chain_or_of_other_constants_is_refused():
+    flow = modified_flow(optax.sgd(0.1, momentum=0.9), loss, PARAMS)
+    with pytest.raises(ValueError, match="opt_state is not a state of this chain"):
+        flow.init(PARAMS, optax.adam(0.1).init(PARAMS))
+    with pytest.raises(ValueError, match=r"is_initial_step is True, and False from the first step"):
+        modified_flow(optax.optimistic_gradient_descent(0.1), loss, PARAMS).init(PARAMS)
+    make = optax.inject_hyperparams(optax.sgd, static_args=("momentum",))
+    other = make(learning_rate=0.2, momentum=0.5).init(PARAMS)
+    flow = modified_flow(make(learning_rate=0.1, momentum=0.5), loss, PARAMS, 2, "eliminate")
+    with pytest.raises(ValueError, match=r"learning_rate.*holds another value"):
+        flow.init(PARAMS, other)
+
+
+def test_an_early_start_warns_with_the_step_from_which_the_flow_holds():
+    tx = optax.adam(0.1, b1=0.8, b2=0.95)
+    state = tx.init(PARAMS)
+    # The correction changes by b^n (1 - b) / (1 - b^n) a step, and at b = .95 by 5% when b^n = 1/2.
+    joint = modified_flow(tx, loss, PARAMS)
+    with pytest.warns(UserWarning, match=r"step 0 of \[0\]\.count.*nu.*from step 14 on"):
+        joint.init(PARAMS, state)
+    eliminated = modified_flow(tx, loss, PARAMS, 1, "eliminate")
+    with pytest.warns(UserWarning, match=r"nu.*from step 60 on"):
+        eliminated.init(PARAMS, state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settled = (state[0]._replace(count=jnp.asarray(60)), *state[1:])
+        eliminated.init(PARAMS, settled)
+        joint.init(PARAMS, settled)
+        modified_flow(optax.sgd(0.1, momentum=0.9), loss, PARAMS).init(PARAMS)
+
+
+@pytest.mark.parametrize("memory", ["joint", "eliminate", "auto"])
+def test_float32_stays_float32_under_x64(memory):
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS)
+    schedule = optax.cosine_decay_schedule(0.1, 50)
+    flow = modified_flow(optax.sgd(schedule, momentum=0.5), loss, params, 2, memory)
+    y = flow.init(params)
+    slope = jax.jit(flow.field)(jnp.float32(3), y, None)
+    assert jax.tree.structure(slope) == jax.tree.structure(y)
+    assert {leaf.dtype for leaf in jax.tree.leaves((y, slope))} == {jnp.dtype("float32")}
+
+
+def test_in_float32(float32):
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS)
+    flow = modified_flow(optax.adam(0.1, eps=0.1), loss, params, 2, "eliminate")
+    assert {leaf.dtype for leaf in jax.tree.leaves(flow.field(0.0, params, None))} == {
+        jnp.dtype("float32")
+    }
+
+
+@pytest.mark.parametrize("memory", ["joint", "eliminate"])
+def test_where_a_schedule_has_reached_0_the_flow_stands_still(memory):
+    tx = optax.sgd(optax.linear_schedule(0.1, 0.0, 20), momentum=0.5)
+    flow = modified_flow(tx, loss, PARAMS, 2, memory, shadow_start=False)
+    trace, _ = tx.init(PARAMS)
+    y = flow.init(PARAMS, (trace, optax.ScaleByScheduleState(jnp.asarray(30))))
+    slope = jax.jit(flow.field)(30.0, y, None)
+    for leaf in jax.tree.leaves(flow.params(slope)):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize("memory", ["joint", "eliminate"])
+def test_an_objective_is_taken_over_all_its_data(memory):
+    rows = jnp.linspace(-1.0, 1.0, 12).reshape(6, 2)
+    objective = driftlab.Objective(lambda p, x: jnp.mean(jnp.cosh(x @ p)), rows)
+    params, tx = jnp.array([0.4, -0.7]), optax.adam(0.1, eps=0.1)
+    plain = modified_flow(tx, lambda p: objective.loss(p, rows), params, 2, memory)
+    state = tx.init(params)
+    state = (state[0]._replace(count=jnp.asarray(5000), nu=params**2), *state[1:])
+    expected = plain.field(0.0, plain.init(params, state), None)
+    for batch_size in (None, 3):
+        flow = modified_flow(tx, objective, params, 2, memory, batch_size=batch_size)
+        found = flow.field(0.0, flow.init(params, state), None)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+def test_it_is_a_dynamics():
+    objective = driftlab.Objective(lambda p, batch: loss(p))
+    tx = optax.sgd(0.02, momentum=0.5)
+    flow = modified_flow(tx, objective, PARAMS, order=4)
+    dynamics = driftlab.flow(flow.field, 1, objective, to_state=flow.init, to_params=flow.params)
+    descent = driftlab.descent(tx, objective)
+
+    def run(which):
+        state = which.init(PARAMS, jax.random.key(0))
+        return jax.lax.fori_loop(0, 20, lambda _, s: which.step(s), state).params
+
+    followed, iterates = jax.jit(lambda: (run(dynamics), run(descent)))()
+    for a, b in zip(jax.tree.leaves(followed), jax.tree.leaves(iterates), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_nan_params_give_nan():
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS)
+    for memory in ("joint", "eliminate"):
+        flow = modified_flow(optax.sgd(0.1, momentum=0.5), loss, PARAMS, 2, memory)
+        slope = jax.jit(lambda p, f=flow: f.field(0.0, f.init(p), None))(params)
+        assert all(jnp.isnan(leaf).all() for leaf in jax.tree.leaves(flow.params(slope)))
