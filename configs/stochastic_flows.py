@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     # The network of the ensembles below, cross-entropy.
     config.width = 16
     # Members of an ensemble.
-    config.seeds = 256
+    config.seeds = "256"
 
     # SGD: learning rates, batch size, iterations, and steps of Euler's method an iteration.
     config.network_rates = "0.1,0.2,0.4"

@@ -9,7 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = stochastic_flows.get_config()
     config.learning_rates = "0.4:0.025:5"
     config.train_size = 100
-    config.seeds = 64
+    config.seeds = "64"
     config.network_rates = "0.1,0.4"
     config.steps = 20
     config.adam_steps = 64

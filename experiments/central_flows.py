@@ -210,10 +210,9 @@ def predictions(snapshot: Snapshot) -> dict[str, Array]:
         half = y.half if isinstance(y, Rod) else _scaled(y.direction, y.amplitude)
         objective = snapshot.objective
         assert objective is not None
-        ends = [
-            objective.value(jax.tree.map(lambda c, d, s=s: c + s * d, y.centre, half), objective.data)[0]
-            for s in (1, -1)
-        ]  # fmt: skip
+        shifts = (half, _scaled(half, -1))
+        points = [jax.tree.map(jnp.add, y.centre, shift) for shift in shifts]
+        ends = [objective.value(point, objective.data)[0] for point in points]
         value, length = (ends[0] + ends[1]) / 2, optax.tree.norm(half)
     first = snapshot.initial_params
     moved = jax.tree.map(jnp.subtract, middle, snapshot.params if first is None else first)
@@ -225,7 +224,7 @@ def predictions(snapshot: Snapshot) -> dict[str, Array]:
     }
 
 
-def _scaled(tree: PyTree, factor: Array) -> PyTree:
+def _scaled(tree: PyTree, factor: Array | int) -> PyTree:
     return jax.tree.map(lambda leaf: factor * leaf, tree)
 
 

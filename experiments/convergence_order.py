@@ -354,7 +354,9 @@ def main(config: Any) -> None:
     described = _described(config)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
     out = Path(flags.OUT.value or Path("runs") / f"convergence_order-{digest}")
-    scaled_learning_rates(config), named_cases(config)  # before the folder is made
+    # Refused before the folder is made.
+    scaled_learning_rates(config)
+    named_cases(config)
     with opened(out, {"config": described}) as folder:
         dataset = run(config, folder)
         found = tables(dataset)

@@ -5,11 +5,11 @@
     python -m experiments.dal --config.data=fashion_mnist --data_dir=FOLDER --config.model=cnn \
         --config.model_args="channels=(8,16)" --config.train_size=500
 
-DAL(p) takes the rate `min(c / v^p, cap)`, `v = ||H g|| / ||g||`, c = 2, at every step. Powers, caps,
-momenta and seeds are lanes of one compiled program, the fixed rates of another, on all examples at
-once and on mini-batches; each of these sweeps has a folder of its own in the run's folder, figures,
-report.md and summary.json are beside them. The same command continues an interrupted run; on a
-finished one it redraws the figures.
+DAL(p) takes the rate `min(c / v^p, cap)`, `v = ||H g|| / ||g||`, c = 2, at every step. Powers,
+caps, momenta and seeds are lanes of one compiled program, the fixed rates of another, on all
+examples at once and on mini-batches; each of these sweeps has a folder of its own in the run's
+folder, figures, report.md and summary.json are beside them. The same command continues an
+interrupted run; on a finished one it redraws the figures.
 Source: Rosca, Wu, Qin, Dherin (2023), "On a continuous time model of gradient descent dynamics and
 instability in deep learning", section 6.
 """

@@ -112,9 +112,9 @@ def quadratic_curves() -> dict[float, dict[str, np.ndarray]]:
 
             return jax.lax.scan(advance, y, length=count * POINTS)[1]
 
-        curves[h] = {
-            "descent": np.asarray(start * (1 - h * hessian) ** np.arange(count + 1)[:, None])
-        }
+        factors = np.asarray(1 - h * hessian)
+        iterates = np.asarray(start)[None] * factors[None] ** np.arange(count + 1)[:, None]
+        curves[h] = {"descent": iterates}
         for name, (field, y) in flows.items():
             points = jax.jit(lambda y, field=field, follow=follow: follow(field, y))(y)
             points = exact.params(points) if name == "principal" else points

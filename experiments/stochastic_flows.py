@@ -27,7 +27,7 @@ from absl import flags as absl_flags
 from jaxtyping import Array
 
 import driftlab
-from driftlab import data, models, sampling
+from driftlab import curvature, data, models, sampling
 from driftlab.dynamics import Dynamics, State
 from driftlab.flows.stochastic import sgd_sde
 from driftlab.flows.stochastic_adaptive import adam_sde, square_root_scaling
@@ -153,6 +153,17 @@ def make_network(config: Any, batch_size: int) -> tuple[driftlab.Objective, Any]
     return objective, models.initialize(model, jax.random.key(config.seed), batch.inputs)
 
 
+def network_sharpness(config: Any) -> float:
+    """The top eigenvalue of the network's Hessian at its start.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/stochastic_flows.py.
+    """
+    objective, params = make_network(config, 1)
+    operator = curvature.hessian(objective.loss, params, objective.data)
+    return float(curvature.eigenpairs(operator).values[0])
+
+
 def ensemble(
     dynamics: Dynamics, begin: Callable[[Array], State], iterations: int, config: Any
 ) -> dict[str, np.ndarray]:
@@ -269,7 +280,8 @@ def run(config: Any) -> "xarray.Dataset":
       config: an `ml_collections.ConfigDict` with the fields of configs/stochastic_flows.py.
 
     Returns:
-      `error` of the weak orders; `sgd` and `adam`, final values over (quantity, seed).
+      `error` of the weak orders; `sgd` and `adam`, final values over (run, quantity, seed); the
+      network's `sharpness` at its start.
 
     Raises:
       ValueError: if the config describes no experiment.
@@ -282,6 +294,7 @@ def run(config: Any) -> "xarray.Dataset":
         coordinates = {f"{kind}_run": list(found), "final": ["loss", "square"]}
         dataset = dataset.assign_coords(coordinates)
         dataset[kind] = ((*coordinates, "seed"), values)
+    dataset["sharpness"] = ((), network_sharpness(config))
     return dataset.assign_attrs(
         config=json.dumps({"config": _described(config)}),
         environment=json.dumps(environment()),

@@ -68,7 +68,7 @@ def _ensembles(dataset: "xarray.Dataset", kind: str) -> Rows:
         rows.append(
             {
                 "run": prefix if kind == "sgd" else name,
-                "learning rate": rate if kind == "sgd" else "-",
+                **({"h lambda": float(rate) * float(dataset.sharpness)} if kind == "sgd" else {}),
                 "E loss": float(found[0].mean()),
                 "apart (s.e.)": None if own else float(apart[0]),
                 "sd loss": float(found[0].std(ddof=1)),
@@ -86,22 +86,28 @@ def _claims(orders: Rows, sgd: Rows, adam: Rows) -> Rows:
     rows = []
     for order in (1, 2):
         found = [row["last pair"] for row in orders if row["theory"] == order]
+        # Of all smooth functions: an expectation may happen to do better.
         rows.append(
             {
-                "claim": f"the order-{order} equation has weak order {order} (Li, Tai & E)",
-                "measured": ", ".join(f"{value:.2f}" for value in found),
-                "holds": "yes" if all(abs(value - order) < 0.1 for value in found) else "NO",
+                "claim": f"Li, Tai & E: the order-{order} equation has weak order {order}",
+                "measured": f"{min(found):.2f}, the least of "
+                + ", ".join(f"{value:.2f}" for value in found),
+                "holds": "yes" if abs(min(found) - order) < 0.1 else "NO",
             }
         )
+    smallest = min(row["h lambda"] for row in sgd)
     for order in (1, 2):
-        worst = max(abs(row["apart (s.e.)"]) for row in sgd if row["run"] == f"order {order}")
-        rows.append(
-            {
-                "claim": f"network: E loss of SGD and of order {order} within 3 standard errors",
-                "measured": f"at most {worst:.2f}",
-                "holds": "yes" if worst < 3 else "NO",
-            }
-        )
+        for row in sgd:
+            if row["run"] == f"order {order}" and row["h lambda"] == smallest:
+                off = abs(row["apart (s.e.)"])
+                rows.append(
+                    {
+                        "claim": f"network, h lambda = {smallest:.2g}: E loss of SGD and of order "
+                        f"{order} within 3 standard errors",
+                        "measured": f"{off:.2f}",
+                        "holds": "yes" if off < 3 else "NO",
+                    }
+                )
     by_name = {row["run"]: row for row in adam}
     base = by_name["adam"]["E loss"]
     for name, what in (("sde", "the published equation"), ("sde with mean", "with the mean")):

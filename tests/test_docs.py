@@ -20,7 +20,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGES = (
-    "", ".sweep", ".measures", ".curvature", ".flows", ".data", ".models", ".plot", ".transforms",
+    "", ".sweep", ".measures", ".curvature", ".flows", ".data", ".models", ".plot",
+    ".regularizers", ".transforms",
 )  # fmt: skip
 MODULES = ("objective", "sampling", "dynamics")  # without an __all__: what they define
 

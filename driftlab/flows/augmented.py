@@ -64,8 +64,9 @@ def check_eliminated(chain: Chain, found: Probe, dynamic: Sequence[str]) -> None
             )
         if name in found.vanishing:
             raise ValueError(
-                f"state leaf {name} is 0 while the gradient stands still, and the updates divide "
-                "by it: there is no slow manifold. memory='joint' keeps it in the ODE."
+                f"the updates divide by something that vanishes while the gradient stands still: "
+                f"there, a hundredth of state leaf {name} changes them by half, so there is no "
+                "slow manifold. memory='joint' keeps it in the ODE."
             )
         if name in chain.jumping_memory:
             raise ValueError(

@@ -23,7 +23,7 @@ _ELEMENTWISE = {
 }
 # What jumps however smoothly its operand moves.
 _JUMPS = {"sign", "round", "floor", "ceil", "nextafter", "argmax", "argmin"}
-_COMPARISONS = {"eq", "ge", "gt", "le", "lt", "max", "min", "ne", "abs", "sign", "clamp"}
+_COMPARISONS = {"ge", "gt", "le", "lt", "max", "min", "abs", "sign"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2"}
 
 
@@ -152,15 +152,15 @@ def _to_integer(equation: Any) -> bool:
 def evaluate_known(
     closed: ClosedJaxpr,
     arguments: Sequence[Any],
-    observe: Callable[[str, list[Any]], None] | None = None,
+    observe: Callable[[Any, list[Any]], None] | None = None,
 ) -> list[Any]:
     """The outputs that follow from the arguments that are known.
 
     Args:
       closed: the function, from `jax.make_jaxpr`.
       arguments: one an input; None where it is unknown.
-      observe: `observe(primitive, operands)`, called for every comparison of floating-point
-        numbers.
+      observe: `observe(equation, operands)`, called for every comparison, maximum, minimum, sign
+        and absolute value of known numbers.
 
     Returns:
       The outputs; None where they need something unknown, such as a traced hyper-parameter.
@@ -184,7 +184,7 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: Any, observe: Any) -> list[Any
             found = [None] * len(equation.outvars)
         else:
             if observe is not None and equation.primitive.name in _COMPARISONS:
-                observe(equation.primitive.name, operands)
+                observe(equation, operands)
             settings = equation.primitive.get_bind_params(equation.params)
             found = equation.primitive.bind(*operands, **settings)
             found = list(found) if equation.primitive.multiple_results else [found]

@@ -279,7 +279,7 @@ def _warn(clock: str, count: Any, steps: dict[str, float], what: str) -> None:
     last = max(steps, key=lambda name: steps[name], default=None)
     if last is None:
         return
-    needed = math.ceil(steps[last])
+    needed = math.ceil(steps[last] - 1e-6)
     if float(count) < needed:
         warnings.warn(
             f"the flow starts at step {float(count):g} of {clock}, while the bias of state leaf "

@@ -1,6 +1,6 @@
 """What an optax chain does when tried out: how fast its memory decays, and what fails."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ KEPT = 1e-6
 _STAND_INS = (0.5, 0.25)
 _NEWTON = (1, 4)
 _STEPS = 4
+_MEMORY_STEPS = 64
 
 
 class Probe(NamedTuple):
@@ -29,7 +30,8 @@ class Probe(NamedTuple):
       decays: the decay of each changing memory: the largest over entries and directions; 1 is
         memory that never forgets. None where it depends on a traced hyper-parameter.
       newton: Newton steps after which the frozen fixed point is found, or None if it is not.
-      vanishing: memory that is 0 at the fixed point and that the updates divide by.
+      vanishing: memory a hundredth of which changes the updates by half at the fixed point,
+        where a variance that they divide by has vanished.
     """
 
     decays: dict[str, float | None]
@@ -86,7 +88,9 @@ def probe_memory(chain: Chain, params: Params) -> Probe:
         initial = {name: _concrete(leaf) for name, leaf in chain.initial.items()}
         for number in _STAND_INS if chain.traced else _STAND_INS[:1]:
             tried = chain._replace(step=chain.concrete_step(number), coupled=frozenset())
-            found = jax.jit(lambda p, m, c=tried: _try(c._replace(initial=m), p))(place, initial)
+            found = jax.jit(lambda p, m, c=tried: _try(c._replace(initial=m), p, chain.coupled))(
+                place, initial
+            )
             seen.append(jax.tree.map(np.asarray, found))
     first, last = seen[0], seen[-1]
     decays: dict[str, float | None] = {}
@@ -99,7 +103,8 @@ def probe_memory(chain: Chain, params: Params) -> Probe:
     if chain.coupled:
         # Not tried: what couples is solved for iteratively, which takes long to compile.
         return Probe(decays, _NEWTON[-1], ())
-    vanishing = tuple(name for name, is_so in first["vanishing"].items() if is_so)
+    worst = max((int(level) for level in first["vanishing"].values()), default=0)
+    vanishing = tuple(n for n, level in first["vanishing"].items() if worst and level == worst)
     return Probe(decays, found[0] if found else None, vanishing if found else ())
 
 
@@ -130,7 +135,7 @@ def _first_steps(chain: Chain, params: Params, gradient: Params) -> Any:
     return history, jnp.sum(progress), jnp.max(size)
 
 
-def _try(chain: Chain, params: Params) -> dict[str, Any]:
+def _try(chain: Chain, params: Params, coupled: Collection[str]) -> dict[str, Any]:
     clock = time_dtype(params)
     gradient, one = _gradient(params), jnp.ones((), clock)
     history = _first_steps(chain, params, gradient)[0]
@@ -152,6 +157,9 @@ def _try(chain: Chain, params: Params) -> dict[str, Any]:
             _response(chain, point, clocks, state, level) for state in (memory, {**memory, **psi})
         )
         decays |= {name: jnp.fmax(transient[name], settled[name]) for name in level}
+        if any(name in coupled for name in level):
+            remembered = _remembered(chain, point, clocks, memory, level)
+            decays |= {name: remembered for name in level if name in coupled}
     return {"decays": decays, "gaps": gaps, "vanishing": vanishing}
 
 
@@ -194,18 +202,47 @@ def _response(
     return found
 
 
+def _remembered(
+    chain: Chain, point: Any, clocks: Clocks, memory: Memory, level: Sequence[str]
+) -> Any:
+    """The decay of memory whose entries mix: what is left of a push after many steps.
+
+    In one step such memory may grow by a rotation alone.
+    """
+
+    def one_step(given: Memory, _: None) -> tuple[Memory, None]:
+        full = {**memory, **given}
+        moved = chain.step(point.gradient, point.value, point.params, full, clocks)[1]
+        return {name: moved[name] for name in level}, None
+
+    here = {name: memory[name] for name in level}
+    push = {name: 0.1 * abs(leaf) + jnp.asarray(1e-3, leaf.dtype) for name, leaf in here.items()}
+    pushed = jax.tree.map(jnp.add, here, push)
+    left = jax.tree.map(
+        jnp.subtract,
+        *(jax.lax.scan(one_step, s, None, length=_MEMORY_STEPS)[0] for s in (pushed, here)),
+    )
+    share = (_dot(left, left) / _dot(push, push)) ** (0.5 / _MEMORY_STEPS)
+    rounding = 1e3 * jnp.finfo(share.dtype).eps
+    return jnp.where(abs(share - 1) <= rounding, 1, share)
+
+
 def _vanishing(
     reduced: Any, point: Any, psi: Memory, transient: Memory, level: Sequence[str]
 ) -> dict[str, Any]:
-    """The memory that the frozen gradient has driven to 0, if the updates divide by it."""
-    zero = {name: _size(psi[name]) <= 1e-9 * _size(transient[name]) for name in level}
-    nudge = {name: jnp.where(zero[name], 0.01 * abs(transient[name]), 0) for name in level}
-    nudged = {**psi, **{name: psi[name] + nudge[name] for name in level}}
-    updates, other = (slow_manifold.step(reduced, point, s)[0][0] for s in (psi, nudged))
-    change = _size(jax.tree.map(jnp.subtract, updates, other))
-    # Not finite counts as changed.
-    changed = ~(change <= 0.5 * _size(updates))
-    return {name: zero[name] & changed for name in level}
+    """1 where the updates hang on a hundredth of memory, 2 if it is 0: they divide by nothing."""
+    found = {}
+    updates = slow_manifold.step(reduced, point, psi)[0][0]
+    for name in level:
+        is_zero = _size(psi[name]) <= 1e-9 * _size(transient[name])
+        nudge = 0.01 * jnp.where(is_zero, abs(transient[name]), abs(psi[name]))
+        nudged = {**psi, name: psi[name] + nudge}
+        other = slow_manifold.step(reduced, point, nudged)[0][0]
+        change = _size(jax.tree.map(jnp.subtract, updates, other))
+        # Not finite counts as changed.
+        changed = ~(change <= 0.5 * _size(updates))
+        found[name] = changed.astype(int) * jnp.where(is_zero, 2, 1)
+    return found
 
 
 def _size(tree: PyTree) -> Any:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from driftlab.flows import solve
 from driftlab.flows.modified import modified_flow
@@ -13,7 +14,7 @@ START = {"a": jnp.array([0.6, -0.4, 0.9]), "b": jnp.array([[0.5, -0.8]])}
 
 
 class Errors(NamedTuple):
-    """Largest difference between flow and iterates, one entry a learning rate; how far they went."""
+    """The largest difference between flow and iterates, and how far they went; one a rate."""
 
     errors: jax.Array
     moved: jax.Array
@@ -40,11 +41,9 @@ def errors(make, order, memory, *, rates=RATES, time=1.0, burn_in=0.0, start=Non
         def step(_, carry):
             params, state = carry
             value, grads = jax.value_and_grad(loss)(params)
-            updates, state = (
-                tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
-                if hasattr(tx.update, "__wrapped__") or _takes_extra(tx)
-                else tx.update(grads, state, params)
-            )
+            extra = {"value": value, "grad": grads, "value_fn": loss}
+            takes = isinstance(tx, optax.GradientTransformationExtraArgs)
+            updates, state = tx.update(grads, state, params, **(extra if takes else {}))
             return jax.tree.map(jnp.add, params, updates), state
 
         warm = jnp.round(burn_in / rate).astype(int)
@@ -63,9 +62,3 @@ def errors(make, order, memory, *, rates=RATES, time=1.0, burn_in=0.0, start=Non
         return Errors(*(jnp.max(jnp.stack(jax.tree.leaves(tree))) for tree in (gap, moved)))
 
     return jax.jit(jax.vmap(lane))(jnp.asarray(rates))
-
-
-def _takes_extra(tx):
-    import optax
-
-    return isinstance(tx, optax.GradientTransformationExtraArgs)

@@ -31,10 +31,10 @@ REFUSED = {
     "lion": (optax.lion(0.1), "joint", r"the updates of this chain jump"),
     "rprop": (optax.rprop(0.1), "joint", r"jump with the sign"),
     "yogi": (optax.yogi(0.1), "joint", r"\[0\]\.nu\['b'\] of this chain jump"),
-    "adagrad": (optax.adagrad(0.1), "eliminate", r"sum_of_squares.*does not forget.*memory='joint'"),
+    "adagrad": (optax.adagrad(0.1), "eliminate", r"sum_of_squares.*forget.*memory='joint'"),
     "amsgrad": (optax.amsgrad(0.1), "eliminate", r"nu_max.*does not forget \(decay 1 a step\)"),
-    "adabelief": (optax.adabelief(0.1), "eliminate", r"\.nu.*the updates divide by it.*'joint'"),
-    "centred rmsprop": (optax.rmsprop(0.1, centered=True), "eliminate", r"the updates divide by it"),
+    "adabelief": (optax.adabelief(0.1), "eliminate", r"hundredth of state leaf \[0\]\.nu"),
+    "centred rmsprop": (optax.rmsprop(0.1, centered=True), "eliminate", r"divide by something"),
     "accumulated": (periodic(), "joint", r"mini_step.*periodic.*the inner optimizer on the whole"),
     "apply_every": (optax.chain(optax.sgd(0.1), optax.apply_every(3)), "joint", "periodic"),
     "galore": (optax.contrib.galore(0.1), "joint", r"\[0\]\.count modulo a period"),
@@ -150,7 +150,8 @@ def test_where_a_schedule_has_reached_0_the_flow_stands_still(memory):
     y = flow.init(PARAMS, (trace, optax.ScaleByScheduleState(jnp.asarray(30))))
     slope = jax.jit(flow.field)(30.0, y, None)
     for leaf in jax.tree.leaves(flow.params(slope)):
-        np.testing.assert_array_equal(leaf, 0)
+        # linear_schedule ends at rounding.
+        np.testing.assert_allclose(leaf, 0, atol=1e-16)
 
 
 @pytest.mark.parametrize("memory", ["joint", "eliminate"])
