@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     work = network.make()
     optimizer = peer.GradientDescent(lr=network.LEARNING_RATE)
     state = optimizer.init(jnp.asarray(work.start))
-    flow = peer.Flow(lambda w: network.loss(w, work.inputs, work.targets), optimizer)
+    flow = peer.Flow(lambda w: network.loss(w, *map(jnp.asarray, work[:2])), optimizer)
     random = np.random.default_rng(1)
     basis = random.normal(size=(work.start.size, network.EIGENVECTORS)).astype(np.float32)
     carry = jnp.asarray(work.start), state, jnp.asarray(basis)

@@ -270,9 +270,12 @@ def run(config: Any, optimizer: str, problem: Any, /, **options: Any) -> "xarray
     )
 
 
-def main() -> None:
-    """Runs the sweeps that the flags describe."""
-    config = CONFIG.value
+def main(config: Any) -> None:
+    """Runs the sweeps that the flags describe.
+
+    Args:
+      config: that of `--config`, with its overrides.
+    """
     for flag in (flags.SEEDS, flags.STEPS):
         if flag.value is not None:
             config[flag.name] = flag.value
@@ -311,8 +314,8 @@ def main() -> None:
     print(f"{out}/report.md: the figures")
 
 
-CONFIG = flags.define_config("central_flows.py") if __name__ == "__main__" else None
-
 if __name__ == "__main__":
+    # Here, not at import: tests import several experiments, each with a --config of its own.
+    CONFIG = flags.define_config("central_flows.py")
     absl_flags.adopt_module_key_flags(flags)
-    flags.run(main)
+    flags.run(lambda: main(CONFIG.value))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from driftlab import plot
+from driftlab.plot.labels import number
 from driftlab.plot.style import new_figure, style
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def draw(results: Mapping[str, "xarray.Dataset"], window: int) -> dict[str, "Fig
         for column, rate in enumerate(rates):
             lanes = dataset.isel(seed=0).sel(learning_rate=rate)
             top, middle, bottom = panels[:, column]
-            top.set_title(f"learning rate {plot.labels.number(rate)}")
+            top.set_title(f"learning rate {number(rate)}")
             raw = lanes["loss"].sel(model="optimizer")
             middle.plot(raw["step"], raw, color="0.85", linewidth=0.8, label="optimizer, raw")
             for model in dataset["model"].values:

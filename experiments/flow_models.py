@@ -74,7 +74,7 @@ def parse_models(text: str, plain: bool) -> tuple[str, ...]:
             r"(order|modified)_[1-9]|eliminated_[12]", name
         ):
             raise ValueError(f"flows={text!r}: there is no flow {name!r}; give {_FORMS}.")
-        if not plain and not name.startswith(("modified", "eliminated")):
+        if not plain and not is_of_any(name):
             raise ValueError(
                 f"flows={text!r}: {name} is a flow of gradient descent (optimizer=sgd without "
                 "arguments); another optimizer's are modified_P and eliminated_P."
@@ -82,6 +82,15 @@ def parse_models(text: str, plain: bool) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(f"flows={text!r} names a flow twice.")
     return names
+
+
+def is_of_any(name: str) -> bool:
+    """Whether a flow models any optimiser rather than gradient descent.
+
+    Args:
+      name: of the flow.
+    """
+    return name.startswith(("modified", "eliminated"))
 
 
 def expected_order(name: str) -> int:

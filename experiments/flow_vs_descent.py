@@ -2,9 +2,8 @@
 
     python -m experiments.flow_vs_descent
     python -m experiments.flow_vs_descent --config=configs/flow_vs_descent_small.py
-    python -m experiments.flow_vs_descent --optimizer=sgd --optimizer_args=momentum=0.9
-    python -m experiments.flow_vs_descent --optimizer=adam --config.warm_up=100 \
-        --learning_rates=1e-3:1e-2:5 --config.duration=0.1 --config.shown_rates=0.03
+    python -m experiments.flow_vs_descent --optimizer=sgd --optimizer_args=momentum=0.9 \
+        --learning_rates=1e-3:8e-3:4 --config.duration=0.3 --config.shown_rates=0.02
     python -m experiments.flow_vs_descent --config.problem=network --config.flows=order_2,order_3
 
 Every learning rate is a lane, in which the optimiser and all its flows start together. For a flow

@@ -7,7 +7,7 @@ import numpy as np
 
 from driftlab.flows.momentum_notation import modified_loss_coefficient
 from driftlab.flows.order import observed_orders
-from driftlab.plot.axes import add_panels, panel_size
+from driftlab.plot.axes import add_panels, panel_size, tick_values
 from driftlab.plot.style import LINE_COLORS, LINE_STYLES, new_figure, style
 
 if TYPE_CHECKING:
@@ -68,10 +68,9 @@ def tables(
     orders, manifold = _orders(far, time), _manifold(far, momentum, time)
     training = _training(trained, runs)
     claims = []
-    for name, (expected, title) in MODELS.items():
+    for expected, title in MODELS.values():
         rows = [row["orders"][-1] for row in orders if row["flow"] == title]
         claims.append(_claim(f"{title}: error O(h^{expected})", rows, expected, TOLERANCE, "order"))
-        del name
     for order in (1, 2):
         rows = [row[f"order, formula {order}"] for row in manifold]
         claims.append(
@@ -231,6 +230,7 @@ def _draw_errors(far: "xarray.Dataset", time: float) -> "Figure":
             line = "--" if order == 1 else "-"
             label = f"{title} (order {order})"
             panel.loglog(rates, values, line, color=color, marker="o", markersize=3, label=label)
+        tick_values(panel.xaxis, np.sort(rates), log=True)
     _legend(figure, panels)
     return figure
 

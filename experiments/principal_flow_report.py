@@ -246,7 +246,7 @@ def _draw_errors(dataset: "xarray.Dataset") -> "Figure":
             )
         panel.set(title=f"learning rate {rate:g}", xlabel="iteration")
     panels[0].set_ylabel("error / step")
-    panels[-1].legend(loc="upper right", fontsize=8)
+    panels[0].legend(loc="upper right", fontsize=8)
     return figure
 
 

@@ -63,7 +63,7 @@ def principal_flow(
       learning_rate: h, positive; may be traced.
       method: how functions of the Hessian are evaluated.
         "krylov": from `products` Hessian-vector products, the Krylov space of the gradient. Exact
-        for as many parameters; 12 give 1e-9 while `h lambda < 1`, more are needed where an
+        for as many parameters; 12 give 1e-6 while `h lambda < 1`, more are needed where an
         eigenvalue is close to 1 / h.
         "hybrid": from the top eigenvectors and `products` products for the rest.
         "top": the top eigenvectors exactly, the rest by a flow of low order; wrong by about
@@ -103,8 +103,8 @@ def principal_flow(
     and the heavy-ball analogue are not in the paper.
 
     Cost: 1 gradient and m (hybrid: k + m; top: k + q - 1; dense: n) Hessian-vector products an
-    evaluation; 2 more real ones for each complex product. Near `h lambda = 1` it is stiff: about 50
-    evaluations an iteration, 15 elsewhere.
+    evaluation; a complex product is 2 real ones (linearized), about 4 (holomorphic). It is stiff
+    beyond `h lambda = 1`: about 50 evaluations an iteration at rtol 1e-6, 15 elsewhere.
     """
     _check(learning_rate, method, state, continuation, products, top, bulk_order)
     check_momentum(momentum)

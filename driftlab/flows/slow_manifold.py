@@ -258,6 +258,8 @@ def shadow_start(
     Returns:
       The parameters and dynamic memory to start from.
     """
+    if not fast:
+        return params, slow
     running = {name: clocks[name] for name in reduced.running}
     at_start = terms(reduced, gradient, value, params, slow, running, order)
     loss = value(params) if reduced.chain.uses_value else _zero(params)
@@ -280,8 +282,9 @@ def shadow_start(
 
     def is_going(carry: Any) -> Array:
         k, _, _, excess, flow = carry
-        tolerance = 4 * jnp.finfo(flow.dtype).eps
-        return (k < max_steps) & (excess > tolerance * flow)
+        # An update may be a difference of parameters, and exact to their rounding only.
+        rounding = 4 * jnp.finfo(flow.dtype).eps * (flow + _largest((params, slow)))
+        return (k < max_steps) & (excess > rounding)
 
     one = jnp.ones_like(_largest(params))
     nothing = jax.tree.map(jnp.zeros_like, (params, slow))
