@@ -17,13 +17,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from jaxtyping import Array
 
 import driftlab
 from benchmarks import central_flows_network as network
@@ -42,65 +44,143 @@ _OUT = flags.DEFINE_string("out", None, "Markdown file to write as well.")
 _RATES = (network.LEARNING_RATE, 2 * network.LEARNING_RATE)
 
 
-def ours(rates: np.ndarray, strategy: str, steps: int, rounds: int) -> dict[str, Any]:
+class Warm(NamedTuple):
+    """Lanes at the edge.
+
+    Attributes:
+        rates: a learning rate a lane; a number for one alone.
+        states: of the flow.
+        losses: on the way.
+        eigenvalues: the largest, on the way.
+    """
+
+    rates: Array
+    states: Any
+    losses: Array
+    eigenvalues: Array
+
+
+def dynamics(rate: Any) -> driftlab.Dynamics:
+    """The central flow of gradient descent on the network.
+
+    Args:
+        rate: the learning rate.
+
+    Returns:
+        It.
+    """
+    work = network.make()
+    return central_flow(
+        driftlab.Objective(lambda w, batch: network.loss(w, *batch), (work.inputs, work.targets)),
+        preconditioning.gradient_descent(rate),
+        eigenvectors=network.EIGENVECTORS,
+        substeps=network.SUBSTEPS,
+    )
+
+
+def warm(rates: Any) -> Warm:
+    """Follows the flow to the edge.
+
+    Args:
+        rates: a learning rate a lane, or a number.
+
+    Returns:
+        Where it is then.
+    """
+
+    def begin(rate: Any) -> tuple[Any, tuple[Any, Any]]:
+        flow = dynamics(rate)
+
+        def step(state: Any, _: None) -> tuple[Any, Any]:
+            snapshot = flow.observe(state)
+            after = snapshot.next_state
+            return after, (snapshot.value, after.inner.eigenvalues[0])
+
+        state = flow.init(jnp.asarray(network.make().start), jax.random.key(0))
+        return jax.lax.scan(step, state, None, length=network.WARM_UP)
+
+    lanes = jnp.asarray(rates, jnp.float32)
+    if not lanes.ndim:
+        state, found = jax.jit(begin)(lanes)
+    else:
+        state, found = jax.jit(lambda rates: jax.lax.map(begin, rates))(lanes)
+    return Warm(lanes, state, *found)
+
+
+def seconds(work: Callable, arguments: tuple, steps: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a step.
+
+    Args:
+        work: of the arguments, some steps; compiled here.
+        arguments: its.
+        steps: how many.
+        rounds: how often.
+
+    Returns:
+        `wall` and `cpu` of each round.
+    """
+    run = jax.jit(work)
+    jax.block_until_ready(run(*arguments))
+    found: dict[str, Any] = {"wall": [], "cpu": []}
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(run(*arguments))
+        found["wall"].append((time.perf_counter() - wall) / steps)
+        found["cpu"].append((time.process_time() - cpu) / steps)
+    return found
+
+
+def ours(lanes: Warm, strategy: str, steps: int, rounds: int) -> dict[str, Any]:
     """Seconds a step of all lanes.
 
     Args:
-        rates: a learning rate a lane.
-        strategy: "single" (the first rate alone), "vmap" or "map".
+        lanes: where they are.
+        strategy: "single" (one lane alone), "vmap" or "map".
         steps: of a round.
         rounds: how many.
 
     Returns:
-        `wall` and `cpu` of each round, and the first lane's losses and eigenvalues on the way.
+        As `seconds`.
     """
-    work = network.make()
-    objective = driftlab.Objective(
-        lambda w, batch: network.loss(w, *batch), (work.inputs, work.targets)
-    )
-    start = jnp.asarray(work.start)
-
-    def dynamics(rate: Any) -> driftlab.Dynamics:
-        return central_flow(
-            objective,
-            preconditioning.gradient_descent(rate),
-            eigenvectors=network.EIGENVECTORS,
-            substeps=network.SUBSTEPS,
-        )
-
-    def begin(rate: Any) -> tuple[Any, Any]:
-        def step(state: Any, _: None) -> tuple[Any, Any]:
-            after = dynamics(rate).step(state)
-            value = objective.value(state.params, objective.data)[0]
-            return after, (value, after.inner.eigenvalues[0])
-
-        state = dynamics(rate).init(start, jax.random.key(0))
-        return jax.lax.scan(step, state, None, length=network.WARM_UP)
 
     def advance(rate: Any, state: Any) -> Any:
         return jax.lax.fori_loop(0, steps, lambda _, s: dynamics(rate).step(s), state)
 
-    lanes = jnp.asarray(rates, jnp.float32)
-    if strategy == "single":
-        lanes = lanes[0]
-        first, run = jax.jit(begin), jax.jit(advance)
-    elif strategy == "vmap":
-        first, run = jax.jit(jax.vmap(begin)), jax.jit(jax.vmap(advance))
-    else:
-        first = jax.jit(lambda rates: jax.lax.map(begin, rates))
-        run = jax.jit(lambda rates, states: jax.lax.map(lambda two: advance(*two), (rates, states)))
-    states, (losses, eigenvalues) = first(lanes)
-    jax.block_until_ready(run(lanes, states))
-    found: dict[str, Any] = {"wall": [], "cpu": []}
-    for _ in range(rounds):
-        wall, cpu = time.perf_counter(), time.process_time()
-        end = jax.block_until_ready(run(lanes, states))
-        found["wall"].append((time.perf_counter() - wall) / steps)
-        found["cpu"].append((time.process_time() - cpu) / steps)
-    found["residual"] = float(jnp.max(end.inner.residual))
-    found["losses"] = np.asarray(losses).reshape(-1, network.WARM_UP)[0].tolist()
-    found["eigenvalues"] = np.asarray(eigenvalues).reshape(-1, network.WARM_UP)[0].tolist()
-    return found
+    def mapped(rates: Any, states: Any) -> Any:
+        return jax.lax.map(lambda lane: advance(*lane), (rates, states))
+
+    work = {"single": advance, "vmap": jax.vmap(advance), "map": mapped}[strategy]
+    return seconds(work, (lanes.rates, lanes.states), steps, rounds)
+
+
+def products(lanes: Warm, inner: str, rounds: int) -> dict[str, Any]:
+    """Seconds of the products with the Hessian alone that a step of all lanes needs at the least.
+
+    That is one an eigenvector and guard a substep: what the lanes cost if all else were free.
+
+    Args:
+        lanes: where they are.
+        inner: "vmap" or "map": how the vectors of a lane go.
+        rounds: how many.
+
+    Returns:
+        As `seconds`.
+    """
+    inputs, targets = map(jnp.asarray, network.make()[:2])
+
+    def one(w: Any, block: Any) -> Any:
+        gradient = jax.grad(lambda w: network.loss(w, inputs, targets))
+        product = jax.linearize(gradient, w)[1]
+        return jax.vmap(product)(block) if inner == "vmap" else jax.lax.map(product, block)
+
+    def step(params: Any, blocks: Any) -> Any:
+        def substep(_: int, blocks: Any) -> Any:
+            # Divided by a bound, so that numbers stay finite.
+            return jax.vmap(one)(params, blocks) / 100
+
+        return jax.lax.fori_loop(0, network.SUBSTEPS, substep, blocks)
+
+    return seconds(step, (lanes.states.params, lanes.states.inner.block), 1, rounds)
 
 
 def theirs(folder: str, python: str, steps: int, rounds: int) -> dict[str, Any]:
@@ -133,44 +213,55 @@ def main(arguments: list[str]) -> None:
         raise app.UsageError(f"arguments without a flag: {arguments[1:]}")
     if jax.default_backend() != "cpu":
         raise app.UsageError("the peer runs on the CPU: set JAX_PLATFORMS=cpu")
-    if bool(_PEER.value) != bool(_PYTHON.value):
+    folder, python = _PEER.value, _PYTHON.value
+    if bool(folder) != bool(python):
         raise app.UsageError("--peer and --peer_python belong together.")
     report = reports.Report(_OUT.value)
     report.write(_header())
-    rates = np.geomspace(*_RATES, _LANES.value)
-    single = ours(rates, "single", _STEPS.value, _ROUNDS.value)
+    steps, rounds, count = _STEPS.value, _ROUNDS.value, _LANES.value
+    start = warm(network.LEARNING_RATE)
+    single = ours(start, "single", steps, rounds)
     rows = [("driftlab, one lane", *_rates(single), "-")]
-    if _PEER.value:
-        peer = theirs(_PEER.value, _PYTHON.value, max(2, _STEPS.value // 5), _ROUNDS.value)
-        ratio = statistics.median(peer["cpu"]) / statistics.median(single["cpu"])
+    peer_cpu = None
+    if folder and python:
+        peer = theirs(folder, python, max(2, steps // 5), rounds)
+        peer_cpu = statistics.median(peer["cpu"])
+        ratio = peer_cpu / statistics.median(single["cpu"])
         rows += [(f"central_flows_jax, jax {peer['jax']}", *_rates(peer), f"{ratio:.1f}")]
-        gap = np.abs(np.subtract(single["losses"], peer["losses"])).max()
+        gap = np.abs(np.subtract(start.losses, peer["losses"])).max()
         rows += [("largest difference of the losses on the way", "-", "-", f"{gap:.2e}")]
-        ends = [found["eigenvalues"][-1] for found in (single, peer)]
-        rows += [
-            (
-                "largest eigenvalue when the clock starts, both",
-                "-",
-                "-",
-                f"{ends[0]:.5f}, {ends[1]:.5f}",
-            )
-        ]
+        ends = f"{start.eigenvalues[-1]:.5f}, {peer['eigenvalues'][-1]:.5f}"
+        rows += [("largest eigenvalue when the clock starts, both", "-", "-", ends)]
     report.table(
         "One learning rate",
         ("what", "steps a second", "steps a CPU second", "driftlab over peer, CPU"),
         rows,
     )
-    several = []
-    for strategy in ("vmap", "map"):
-        found = ours(rates, strategy, max(2, _STEPS.value // 5), max(1, _ROUNDS.value // 2))
+
+    def over(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         wall, cpu = (
             statistics.median(found[clock]) / statistics.median(single[clock])
             for clock in ("wall", "cpu")
         )
-        several.append((strategy, f"{wall:.1f}", f"{cpu:.1f}", f"{found['residual']:.1e}"))
+        beside = f"{statistics.median(found['cpu']) / peer_cpu:.1f}" if peer_cpu else "-"
+        return name, f"{wall:.1f}", f"{cpu:.1f}", beside
+
+    few, less = max(2, steps // 20), min(3, rounds)
+    same = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), start)
+    spread = warm(np.geomspace(*_RATES, count))
+    shown = f"rates {_RATES[0]:g} to {_RATES[1]:g}"
+    several = [
+        over("vmap, the same rate in each", ours(same, "vmap", few, less)),
+        over(f"vmap, {shown}", ours(spread, "vmap", few, less)),
+        over(f"map, {shown}", ours(spread, "map", few, less)),
+    ]
+    least = [products(spread, inner, 3) for inner in ("vmap", "map")]
+    least = min(least, key=lambda found: statistics.median(found["cpu"]))
+    products_name = f"{network.EIGENVECTORS + 1} Hessian-vector products a substep, nothing else"
+    several.append(over(products_name, least))
     report.table(
-        f"{_LANES.value} learning rates, a step of all over a step of one",
-        ("lanes", "wall", "CPU", "worst residual"),
+        f"{count} learning rates: a step of all over a step of one",
+        ("lanes", "wall", "CPU", "CPU, over one of the peer"),
         several,
     )
     report.finish()

@@ -1,4 +1,4 @@
-"""Five models on 500 digits: gradient descent at two learning rates, RMSProp at two."""
+"""Five models on 300 digits: gradient descent, scalar RMSProp and RMSProp at two rates each."""
 
 import ml_collections
 
@@ -8,19 +8,20 @@ def get_config() -> ml_collections.ConfigDict:
 
     # As in configs/lr_sweep.py. Every step takes the full batch.
     config.data = "digits"
-    config.train_size = 500
+    config.train_size = 300
     config.normalization = "per_feature"
     config.labels = "one_hot"
     config.model = "mlp"
     config.model_args = "widths=(16,16),activation='tanh',scale=0.7"
     config.loss = "squared_error"
 
-    # Which of gradient_descent, rmsprop; comma-separated.
-    config.optimizers = "gradient_descent,rmsprop"
+    # Which of gradient_descent, scalar_rmsprop, rmsprop; comma-separated.
+    config.optimizers = "gradient_descent,scalar_rmsprop,rmsprop"
     config.learning_rates = ml_collections.ConfigDict()
-    config.learning_rates.gradient_descent = "0.3,0.5"
-    config.learning_rates.rmsprop = "5e-4,1e-3"
-    # Of RMSProp.
+    config.learning_rates.gradient_descent = "0.5,0.8"
+    config.learning_rates.scalar_rmsprop = "0.1,0.15"
+    config.learning_rates.rmsprop = "7e-4,1e-3"
+    # Of both RMSProps; the scalar one has no eps.
     config.b2 = 0.99
     config.eps = 1e-7
     config.seeds = "1"

@@ -10,6 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train_size = 200
     config.model_args = "widths=(16,),activation='tanh',scale=0.7"
     config.learning_rates.gradient_descent = "0.5"
+    config.learning_rates.scalar_rmsprop = "0.1"
     config.learning_rates.rmsprop = "1e-3"
     config.steps = 400
     return config

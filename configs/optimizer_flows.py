@@ -14,12 +14,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.warm_time = 0.4
     config.time = 0.6
 
+    # Whether to compare with the fields derived by hand.
+    config.by_hand = True
+
     # The reference table: which networks ("" for none), how exact, how many terms at most.
     config.networks = "digits,mnist5k"
     config.precisions = "float64,float32"
     config.orders = 4
     config.digits_size = 500
     config.digits_hidden = 16
-    config.mnist5k_size = 500
+    config.mnist5k_size = 200
     config.mnist5k_hidden = 128
     return config

@@ -7,7 +7,7 @@ from configs import stochastic_flows
 
 def get_config() -> ml_collections.ConfigDict:
     config = stochastic_flows.get_config()
-    config.learning_rates = "0.4:0.025:5"
+    config.learning_rates = "0.1:0.00625:5"
     config.train_size = 100
     config.seeds = "64"
     config.network_rates = "0.1,0.4"

@@ -1,24 +1,18 @@
-"""What the models of the edge of stability came to: tables, claims and figures."""
+"""What the models of the edge of stability came to: the claims, and every lane."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from driftlab.plot.labels import number
-from driftlab.plot.style import new_figure, style
-
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
-COLORS = {
-    "optimizer": "0.6", "central": "black", "rod": "tab:blue", "edge": "tab:green",
-    "stable": "tab:red",
-}  # fmt: skip
 EDGE = 2.0
 _ARRIVED = 0.99
+# How near a predicted mean square counts as right.
+_NEAR = 0.25
 Rows = list[dict[str, Any]]
 
 
@@ -72,6 +66,7 @@ def lane_rows(dataset: "xarray.Dataset", optimizer: str, window: int) -> Rows:
         for seed in dataset["seed"].values:
             lanes = dataset.sel(learning_rate=rate, seed=seed)
             raw = smoothed(lanes["loss"].sel(model="optimizer").values, window)
+            measured = lanes["oscillation"].sel(model="optimizer").values
             late = np.arange(len(raw)) >= len(raw) // 2
             for model in dataset["model"].values:
                 lane = lanes.sel(model=model)
@@ -79,6 +74,7 @@ def lane_rows(dataset: "xarray.Dataset", optimizer: str, window: int) -> Rows:
                 kept = late & np.isfinite(raw)
                 error = np.abs(lane["predicted_loss"].values - raw)[kept]
                 last = {name: lane[name].values[-1] for name in ("distance", "distance_moved")}
+                oscillation = lane["oscillation"].values[kept].mean()
                 rows.append(
                     {
                         "optimizer": optimizer,
@@ -91,7 +87,49 @@ def lane_rows(dataset: "xarray.Dataset", optimizer: str, window: int) -> Rows:
                         "relative": float(error.mean() / raw[kept].mean()),
                         "distance at the end": float(last["distance"]),
                         "of the distance moved": float(last["distance"] / last["distance_moved"]),
+                        "mean square of the oscillation": float(oscillation),
+                        "of the optimizer's": float(oscillation / measured[kept].mean()),
                         "verdict": str(lane["verdict"].values),
+                    }
+                )
+    return rows
+
+
+def direction_rows(dataset: "xarray.Dataset", optimizer: str, window: int) -> Rows:
+    """A row an eigenvector of the central flow's covariance: its variance and the optimiser's.
+
+    Means over the same steps as in `lane_rows`.
+
+    Args:
+      dataset: of one optimiser.
+      optimizer: its name.
+      window: of the moving average.
+
+    Returns:
+      The rows; none for a direction that never oscillates.
+    """
+    rows: Rows = []
+    names = ("variance_predicted", "variance_measured")
+    lanes = dataset[list(names)].sel(model="central") if "central" in dataset["model"] else None
+    for rate in dataset["learning_rate"].values if lanes is not None else ():
+        for seed in dataset["seed"].values:
+            assert lanes is not None
+            lane = lanes.sel(learning_rate=rate, seed=seed)
+            steps = len(lane["step"])
+            late = slice(steps // 2, steps - window // 2)
+            predicted, measured = (
+                lane[name].transpose("step", ...).values[late].mean(0) for name in names
+            )
+            for index in np.flatnonzero(predicted > 0):
+                rows.append(
+                    {
+                        "optimizer": optimizer,
+                        "learning rate": float(rate),
+                        "seed": int(seed),
+                        "eigenvector": int(index) + 1,
+                        "predicted": float(predicted[index]),
+                        "measured": float(measured[index]),
+                        "predicted over measured": float(predicted[index] / measured[index]),
                     }
                 )
     return rows
@@ -126,10 +164,6 @@ def tables(results: Mapping[str, "xarray.Dataset"], window: int) -> dict[str, Ro
         verdict = "yes" if holds and all(holds) else "no"
         claims.append({"claim": text, "measured": f"{share}; {measured}", "holds": verdict})
 
-    def of_model(model: str) -> list[float]:
-        keys = [(*cells(row), model) for row in arrived]
-        return [by_lane[key]["h sharpness, largest"] for key in keys if key in by_lane]
-
     def compare(text: str, first: str, second: str, column: str) -> None:
         pairs = [
             (by_lane[(*cells(row), first)][column], by_lane[(*cells(row), second)][column])
@@ -142,26 +176,33 @@ def tables(results: Mapping[str, "xarray.Dataset"], window: int) -> dict[str, Ro
                 text, [one < two for one, two in pairs], f"ratio {np.median(ratios):.3g} (median)"
             )
 
-    tops = of_model("central")
-    if tops:
-        claim(
-            "the central flow's effective sharpness does not pass 2 (by more than 1%)",
-            [top < 1.01 * EDGE for top in tops],
-            f"largest {max(tops):.4f}",
-        )
-    tops = of_model("stable")
-    if tops:
-        claim(
-            "the stable flow's passes it",
-            [top > 1.01 * EDGE for top in tops],
-            f"largest {min(tops):.3g} to {max(tops):.3g}",
-        )
+    def bounded(text: str, model: str, column: str, holds: Callable[[float], bool]) -> None:
+        keys = [(*cells(row), model) for row in arrived]
+        values = [by_lane[key][column] for key in keys if key in by_lane]
+        if values:
+            shown = f"{min(values):.4g} to {max(values):.4g}"
+            claim(text, [holds(value) for value in values], shown)
+
+    top, square = "h sharpness, largest", "of the optimizer's"
+    bounded(
+        "the central flow's effective sharpness does not pass 2 (by more than 1%)",
+        "central", top, lambda value: value < 1.01 * EDGE,
+    )  # fmt: skip
+    bounded("the stable flow's passes it", "stable", top, lambda value: value > 1.01 * EDGE)
+    for model in ("central", "rod", "edge"):
+        bounded(
+            f"{model} flow's mean square of the oscillation is the optimizer's within {_NEAR:.0%}",
+            model, square, lambda value: abs(value - 1) < _NEAR,
+        )  # fmt: skip
     loss, far = "error of smoothed loss", "distance at the end"
     for first, second in (("central", "stable"), ("rod", "stable"), ("edge", "stable"),
                           ("rod", "central"), ("edge", "central")):  # fmt: skip
         compare(f"{first} flow's {loss} is below {second} flow's", first, second, loss)
         compare(f"{first} flow's {far} is below {second} flow's", first, second, far)
-    return {"Claims": claims, "Every lane": lanes}
+    directions = [
+        row for name, data in results.items() for row in direction_rows(data, name, window)
+    ]
+    return {"Claims": claims, "Every lane": lanes, "Variance by direction": directions}
 
 
 def joined(results: Mapping[str, "xarray.Dataset"]) -> "xarray.Dataset":
@@ -180,50 +221,3 @@ def joined(results: Mapping[str, "xarray.Dataset"]) -> "xarray.Dataset":
     attrs["wall_seconds"] = sum(part.attrs["wall_seconds"] for part in parts)
     attrs["lanes"] = "; ".join(dict.fromkeys(part.attrs["lanes"] for part in parts))
     return xarray.Dataset(attrs=attrs)
-
-
-@style()
-def draw(results: Mapping[str, "xarray.Dataset"], window: int) -> dict[str, "Figure"]:
-    """A figure an optimiser: sharpness, loss and distance, a column a learning rate.
-
-    Args:
-      results: optimiser -> its dataset; the first seed is drawn.
-      window: of the moving average.
-
-    Returns:
-      File name without ending -> figure.
-    """
-    figures = {}
-    for name, dataset in results.items():
-        rates = dataset["learning_rate"].values
-        figure = new_figure(1 + 4.5 * len(rates), 8.5, name.replace("_", " "))
-        panels = figure.subplots(3, len(rates), sharex=True, squeeze=False)
-        sharpness = effective(dataset).isel(seed=0)
-        for column, rate in enumerate(rates):
-            lanes = dataset.isel(seed=0).sel(learning_rate=rate)
-            top, middle, bottom = panels[:, column]
-            top.set_title(f"learning rate {number(rate)}")
-            raw = lanes["loss"].sel(model="optimizer")
-            middle.plot(raw["step"], raw, color="0.85", linewidth=0.8, label="optimizer, raw")
-            for model in dataset["model"].values:
-                line = {"color": COLORS[str(model)], "label": str(model), "linewidth": 1.4}
-                values = sharpness.sel(learning_rate=rate, model=model)
-                top.plot(values["step"], values, **line)
-                lane = lanes.sel(model=model)
-                loss = lane["predicted_loss"].values
-                if model == "optimizer":
-                    loss, line["label"] = smoothed(loss, window), "optimizer, smoothed"
-                middle.plot(lane["step"], loss, **line)
-                if model != "optimizer":
-                    bottom.plot(lane["step"], lane["distance"], **line)
-            top.axhline(EDGE, color="black", linestyle=":", linewidth=1)
-            arrived = float(sharpness.sel(learning_rate=rate, model="optimizer").max())
-            top.set_ylim(0, max(2 * EDGE, 1.1 * arrived))
-            middle.set_yscale("log")
-            bottom.set_xlabel("step")
-        panels[0, 0].set_ylabel("learning rate x effective sharpness")
-        panels[1, 0].set_ylabel("loss, averaged over the oscillation")
-        panels[2, 0].set_ylabel("distance to the optimizer")
-        panels[1, 0].legend(fontsize=8)
-        figures[f"central_flows_{name}"] = figure
-    return figures

@@ -29,6 +29,7 @@ from experiments import flags
 
 ONE_STEP, FIXED_TIME = "one step", "fixed time"
 MOMENTUM = 0.5
+CHAIN_MOMENTUM, CHAIN_DECAY = 0.8, 0.9
 _BATCHES = 4
 
 
@@ -83,6 +84,8 @@ class Case(NamedTuple):
       compared: after `ONE_STEP`, or after a `FIXED_TIME`, which is for iterations with memory: a
         step from rest says little of them.
       terms: modified-equation terms, for the config's limits; an expensive program has more.
+      expansion: learning rates are divided by it, as the flow is an expansion in `expansion h` (see
+        `expansion_of_momentum`); 1 where no memory is eliminated.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Case(NamedTuple):
     build: Callable[[Problem, Any], Model]
     compared: str = ONE_STEP
     terms: int = 1
+    expansion: float = 1.0
 
 
 def toy_problem() -> Problem:
@@ -258,6 +262,20 @@ def _principal(extra_term: bool) -> Callable[[Problem, Any], Model]:
     return build
 
 
+def expansion_of_momentum(momentum: float) -> float:
+    """How much smaller than those of gradient descent learning rates have to be: `1 / (1 - m)^2`.
+
+    A flow without memory is an expansion in how far the parameters move while the memory lasts.
+    That is `1 / (1 - m)` iterations, each `1 / (1 - m)` times as long as one of gradient descent.
+    """
+    return 1 / (1 - momentum) ** 2
+
+
+def expansion_of_decay(decay: float) -> float:
+    """The same of a second moment, `1 / (1 - b)`: it normalizes steps, so it makes none longer."""
+    return 1 / (1 - decay)
+
+
 def _momentum(make: Callable[..., Any], nesterov: bool) -> Callable[[Problem, Any], Model]:
     def build(problem: Problem, h: Any) -> Model:
         flow = make(problem.loss, h, MOMENTUM, nesterov)
@@ -278,12 +296,12 @@ def _chain(make: Callable[[Any], Any], order: int, memory: str) -> Callable[[Pro
 
 
 def _heavy_ball(h: Any) -> optax.GradientTransformation:
-    return optax.sgd(h, 0.8)
+    return optax.sgd(h, CHAIN_MOMENTUM)
 
 
 def _smooth_adam(h: Any) -> optax.GradientTransformation:
-    # Decays that are over soon and a root that is no kink: its expansion holds at these rates.
-    return optax.adam(h, 0.8, 0.9, eps_root=0.1)
+    # A root that is no kink, and memory that is not all of the run.
+    return optax.adam(h, 0.8, CHAIN_DECAY, eps_root=0.1)
 
 
 def _rescaled(loss: Any, h: Any, momentum: float, nesterov: bool) -> Any:
@@ -310,12 +328,19 @@ CASES = (
     Case("4 batches in order, frozen", _MAPS, 2, _batch_order),
     Case("4 batches shuffled, mean", _MAPS, 2, _shuffled),
     *(
-        Case(f"{name}, {method}", _MEMORY, order, _momentum(make, nesterov), FIXED_TIME)
+        Case(
+            f"{name}, {method}",
+            _MEMORY,
+            order,
+            _momentum(make, nesterov),
+            FIXED_TIME,
+            expansion=expansion,
+        )
         for nesterov, method in ((False, "heavy ball"), (True, "Nesterov"))
-        for name, order, make in (
-            ("rescaled gradient flow", 1, _rescaled),
-            ("inertial flow", 2, inertial_flow),
-            ("modified momentum flow", 2, modified_momentum_flow),
+        for name, order, make, expansion in (
+            ("rescaled gradient flow", 1, _rescaled, expansion_of_momentum(MOMENTUM)),
+            ("inertial flow", 2, inertial_flow, 1.0),
+            ("modified momentum flow", 2, modified_momentum_flow, expansion_of_momentum(MOMENTUM)),
         )
     ),
     *(
@@ -326,14 +351,19 @@ CASES = (
             _chain(make, order, memory),
             FIXED_TIME,
             terms=order,
+            expansion=expansion,
         )
-        for name, make, memory, order in (
-            ("heavy ball 0.8", _heavy_ball, "joint", 2),
-            ("heavy ball 0.8", _heavy_ball, "joint", 3),
-            ("heavy ball 0.8", _heavy_ball, "eliminate", 1),
-            ("heavy ball 0.8", _heavy_ball, "eliminate", 2),
-            ("smooth adam", _smooth_adam, "eliminate", 1),
-            ("smooth adam", _smooth_adam, "eliminate", 2),
+        for name, make, memory, order, expansion in (
+            ("heavy ball 0.8", _heavy_ball, "joint", 2, 1.0),
+            ("heavy ball 0.8", _heavy_ball, "joint", 3, 1.0),
+            *(
+                (name, make, "eliminate", order, expansion)
+                for name, make, expansion in (
+                    ("heavy ball 0.8", _heavy_ball, expansion_of_momentum(CHAIN_MOMENTUM)),
+                    ("smooth adam", _smooth_adam, expansion_of_decay(CHAIN_DECAY)),
+                )
+                for order in (1, 2)
+            ),
         )
     ),
 )

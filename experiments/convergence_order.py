@@ -6,9 +6,10 @@
 A flow of P terms is O(h^{P+1}) from its optimiser after one step, O(h^P) after a fixed time. Each
 flow of experiments/convergence_cases.py starts where its optimiser does, on a problem of two
 parameters and on a network on real images, at learning rates h in units of 1 / lambda_0, the
-inverse of the sharpness at the start; always in 64 bits. Sources: Hairer, Lubich & Wanner (2006),
-IX.1; Barrett & Dherin (2021); Smith, Dherin, Barrett & De (2021); Kovachki & Stuart (2021); Rosca,
-Wu, Qin & Dherin (2023); Rosca & Deisenroth (2023).
+inverse of the sharpness at the start, divided by the case's `expansion` where memory is eliminated;
+always in 64 bits. Sources: Hairer, Lubich & Wanner (2006), IX.1; Barrett & Dherin (2021); Smith,
+Dherin, Barrett & De (2021); Kovachki & Stuart (2021); Rosca, Wu, Qin & Dherin (2023); Rosca &
+Deisenroth (2023).
 """
 
 import hashlib
@@ -97,7 +98,7 @@ def scaled_learning_rates(config: Any) -> Float[np.ndarray, " rate"]:
       config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
 
     Returns:
-      h lambda_0.
+      h lambda_0, of a case without an expansion factor.
 
     Raises:
       ValueError: if they span less than a decade, or the time is shorter than a step.
@@ -122,7 +123,7 @@ def distances(
     Args:
       case: which flow.
       problem: on what.
-      scaled: the learning rates, h lambda_0.
+      scaled: the learning rates, h lambda_0 times the case's expansion.
       duration: the fixed time, in units of 1 / lambda_0.
 
     Returns:
@@ -151,7 +152,7 @@ def distances(
         return jnp.where(solved.failed, jnp.nan, norm)
 
     # One program, and no lane waits for the slowest.
-    rates = jnp.asarray(scaled / problem.sharpness)
+    rates = jnp.asarray(scaled / case.expansion / problem.sharpness)
     return np.asarray(jax.jit(lambda many: jax.lax.map(distance, many))(rates))
 
 
@@ -205,8 +206,9 @@ def run(config: Any, folder: Path | None = None) -> "xarray.Dataset":
       folder: where errors are kept case by case, so that an interrupted run continues; or None.
 
     Returns:
-      `error` over (problem, case, learning_rate), NaN for a case that a problem leaves out; with
-      the sharpness and size of the parameters of each problem.
+      `error` over (problem, case, scaled_learning_rate), NaN for a case that a problem leaves out;
+      with the sharpness and size of the parameters of each problem. Learning rates are h lambda_0
+      times the case's `expansion`.
 
     Raises:
       ValueError: if the config describes no experiment.
@@ -275,6 +277,7 @@ def tables(dataset: "xarray.Dataset") -> dict[str, list[dict[str, Any]]]:
             claim = case.order if case.compared == FIXED_TIME else case.order + 1
             got = measured_order(here.scaled_learning_rate.values, errors, floor)
             holds = abs(got["order"] - claim) <= float(here.tolerance)
+            window = got["window"] and [rate / case.expansion for rate in got["window"]]
             rows.append(
                 {
                     "flow": case.name,
@@ -282,7 +285,7 @@ def tables(dataset: "xarray.Dataset") -> dict[str, list[dict[str, Any]]]:
                     "claim": claim,
                     "measured": got["order"],
                     "plain slope": got["slope"],
-                    "h lambda_0": got["window"],
+                    "h lambda_0": window,
                     "largest error there": got["error"],
                     "holds": "yes" if holds else "no",
                 }
@@ -305,17 +308,17 @@ def draw(dataset: "xarray.Dataset") -> dict[str, "Figure"]:
     figures, groups = {}, list(dict.fromkeys(case.group for case in CASES))
     for name in dataset.problem.values:
         here = dataset.sel(problem=name)
-        rates, floor = here.scaled_learning_rate.values, _ROUNDING * float(here["size"])
+        scaled, floor = here.scaled_learning_rate.values, _ROUNDING * float(here["size"])
         rows = -(-len(groups) // 2)
         figure = new_figure(9.6, 0.6 + 4 * rows, f"Distance from the optimiser: {name}")
-        grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+        grid = figure.subplots(rows, 2, sharey=True, squeeze=False)
         for unused in grid.flat[len(groups) :]:
             unused.remove()
         for panel, group in zip(grid.flat, groups, strict=False):
             panel.set(title=group.capitalize(), xscale="log", yscale="log")
             shown = [case for case in CASES if case.group == group]
             for index, case in enumerate(shown):
-                errors = here.error.sel(case=case.name).values
+                errors, rates = here.error.sel(case=case.name).values, scaled / case.expansion
                 good = np.isfinite(errors) & (errors > 0)
                 if not good.any():
                     continue
@@ -333,7 +336,7 @@ def draw(dataset: "xarray.Dataset") -> dict[str, "Figure"]:
             panel.axhline(floor, color="#A6A6A6", linewidth=0.8)
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(fontsize=7.5)
-        for panel in grid[-1]:
+        for panel in figure.axes:
             panel.set_xlabel("learning rate times sharpness")
         for panel in grid[:, 0]:
             panel.set_ylabel("distance")

@@ -43,7 +43,7 @@ from driftlab.suggestions import nearest
 from driftlab.sweep.folder import opened
 from driftlab.sweep.lane import HParams
 from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
-from experiments import flags, momentum_flows_report, report
+from experiments import flags, momentum_flows_figures, momentum_flows_report, report
 
 if TYPE_CHECKING:
     import xarray
@@ -358,7 +358,7 @@ def main(config: Any) -> None:
         found = momentum_flows_report.tables(far, trained, runs, config.momentum, config.time)
         seconds = sum(dataset.attrs["wall_seconds"] for dataset in results.values())
         summary = {"tables": found, "wall_seconds": seconds}
-        figures = momentum_flows_report.draw(far, trained, runs, config)
+        figures = momentum_flows_figures.draw(far, trained, runs, config)
         whole = trained.assign_attrs(wall_seconds=seconds)
         report.write_report(out, "Momentum beside its flows", whole, found, figures, summary)
     for title, rows in found.items():

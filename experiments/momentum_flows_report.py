@@ -1,18 +1,15 @@
-"""What momentum did beside its flows: orders, the manifold, training; tables and figures."""
+"""What momentum did beside its flows, in tables: orders, the manifold, training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from driftlab.flows.momentum_notation import modified_loss_coefficient
+from driftlab.flows.momentum_notation import initial_shift, modified_loss_coefficient
 from driftlab.flows.order import observed_orders
-from driftlab.plot.axes import add_panels, panel_size, tick_values
-from driftlab.plot.style import LINE_COLORS, LINE_STYLES, new_figure, style
 
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
 # Flow -> (the order that it has, what it is).
 MODELS = {
@@ -44,6 +41,16 @@ def at_time(dataset: "xarray.Dataset", variable: str, time: float) -> "xarray.Da
     rates = dataset.learning_rate.values
     steps = xarray.DataArray(np.rint(time / rates).astype(int), dims="learning_rate")
     return dataset[variable].sel(step=steps.assign_coords(learning_rate=rates))
+
+
+def method_name(method: Any) -> str:
+    """A method as tables and figures have it."""
+    return {"heavy_ball": "heavy ball", "nesterov": "Nesterov"}[str(method)]
+
+
+def loss_distance(loss: "xarray.DataArray", flow: "xarray.DataArray") -> "xarray.DataArray":
+    """`|log(loss / loss of the gradient flow)|`."""
+    return np.abs(np.log(loss / flow))
 
 
 def tables(
@@ -83,14 +90,26 @@ def tables(
     )
     for network in trained.network.values:
         mine = [row for row in training if row["network"] == str(network) and row["run"] in runs]
-        factors = [row["regularisation / h_eff"] for row in mine]
-        found = [row["largest |log(loss / flow)|"] for row in mine]
-        ranks = np.argsort(np.argsort(factors)), np.argsort(np.argsort(found))
+        lags = [row["lag, iterations"] for row in mine]
+        found = [row["largest distance"] for row in mine]
+        ranks = np.argsort(np.argsort(lags)), np.argsort(np.argsort(found))
         claims.append(
             {
-                "claim": f"{network}: the larger k (1 - m), the further from gradient flow",
+                "claim": f"{network}: the longer the initial lag, the further from gradient flow",
                 "measured": "in order " + ", ".join(mine[i]["run"] for i in np.argsort(found)),
                 "holds": "yes" if (ranks[0] == ranks[1]).all() else "no",
+            }
+        )
+        gains = [
+            row["at the end"] / row["at the end, lag taken off"]
+            for row in mine
+            if row["lag, iterations"]
+        ]
+        claims.append(
+            {
+                "claim": f"{network}: at the end it is closer to a flow that starts as late",
+                "measured": f"{min(gains):.3g} to {max(gains):.3g} times, {len(gains)} runs",
+                "holds": "yes" if min(gains) > 1 else "no",
             }
         )
     return {
@@ -122,7 +141,7 @@ def _orders(far: "xarray.Dataset", time: float) -> list[dict[str, Any]]:
                 rows.append(
                     {
                         "problem": str(problem),
-                        "method": str(method).replace("_", " "),
+                        "method": method_name(method),
                         "flow": title,
                         "error at the smallest h": float(lanes.values[-1]),
                         "orders": [float(p) for p in observed_orders(rates, lanes.values)],
@@ -141,7 +160,7 @@ def _manifold(far: "xarray.Dataset", momentum: float, time: float) -> list[dict[
             start = far.manifold_2.sel(where).isel(learning_rate=-1).values[: first + 1]
             row = {
                 "problem": str(problem),
-                "method": str(method).replace("_", " "),
+                "method": method_name(method),
                 "factor an iteration": float((start[-1] / start[0]) ** (1 / first)),
             }
             for order in (1, 2):
@@ -162,122 +181,25 @@ def _training(
         for run, (method, m) in runs.items():
             if method == "flow":
                 continue
-            mine = losses.sel(run=run)
-            apart = np.abs(np.log(mine / flow)).max("step").median("seed")
+            mine, nesterov = losses.sel(run=run), method == "nesterov"
+            apart = loss_distance(mine, flow).max("step").median("seed")
             # Of h_eff = h / (1 - m), so that the runs compare.
-            factor = modified_loss_coefficient(m, method == "nesterov") * (1 - m) / 2
+            factor = modified_loss_coefficient(m, nesterov) * (1 - m) / 2
+            # What the shift of the start is worth in iterations of effective length.
+            lag = float(initial_shift(m, nesterov) * (1 - m))
+            last = int(flow.step[-1])
+            late = np.exp(np.log(flow).interp(step=last - lag))
+            end = mine.isel(step=-1)
             rows.append(
                 {
                     "network": str(network),
                     "run": run,
                     "regularisation / h_eff": float(factor),
-                    "largest |log(loss / flow)|": float(apart),
-                    "final loss": float(mine.isel(step=-1).median("seed")),
-                    "gradient flow's": float(flow.isel(step=-1).median("seed")),
+                    "lag, iterations": lag,
+                    "largest distance": float(apart),
+                    "at the end": float(loss_distance(end, flow.isel(step=-1)).median("seed")),
+                    "at the end, lag taken off": float(loss_distance(end, late).median("seed")),
+                    "final loss": float(end.median("seed")),
                 }
             )
     return rows
-
-
-@style()
-def draw(
-    far: "xarray.Dataset",
-    trained: "xarray.Dataset",
-    runs: Mapping[str, tuple[str, float]],
-    config: Any,
-) -> dict[str, "Figure"]:
-    """The figures.
-
-    Args:
-      far: part 1.
-      trained: part 2.
-      runs: its methods.
-      config: an `ml_collections.ConfigDict` with the fields of configs/momentum_flows.py.
-
-    Returns:
-      File name without ending -> figure.
-    """
-    return {
-        "momentum_errors": _draw_errors(far, config.time),
-        "momentum_manifold": _draw_manifold(far, config.momentum),
-        "momentum_training": _draw_training(trained, runs, config),
-    }
-
-
-def _cases(far: "xarray.Dataset") -> list[tuple[str, str]]:
-    # Row by row a method, as there are at most three problems to a row.
-    return [(str(p), str(m)) for m in far.method.values for p in far.problem.values]
-
-
-def _panels(far: "xarray.Dataset", x_label: str, y_label: str) -> tuple[Any, Any]:
-    cases = _cases(far)
-    titles = [f"{problem}, {method.replace('_', ' ')}" for problem, method in cases]
-    figure = new_figure(*panel_size(len(cases)))
-    return figure, dict(zip(cases, add_panels(figure, titles, x_label, y_label), strict=True))
-
-
-def _draw_errors(far: "xarray.Dataset", time: float) -> "Figure":
-    figure, panels = _panels(far, "learning rate h", f"distance at n h = {time:g}")
-    rates = far.learning_rate.values
-    for (problem, method), panel in panels.items():
-        for index, (name, (order, title)) in enumerate(MODELS.items()):
-            values = (
-                at_time(far, f"error_{name}", time)
-                .sel({"problem": problem, "method": method})
-                .values
-            )
-            color = LINE_COLORS[index % len(LINE_COLORS)]
-            line = "--" if order == 1 else "-"
-            label = f"{title} (order {order})"
-            panel.loglog(rates, values, line, color=color, marker="o", markersize=3, label=label)
-        tick_values(panel.xaxis, np.sort(rates), log=True)
-    _legend(figure, panels)
-    return figure
-
-
-def _draw_manifold(far: "xarray.Dataset", momentum: float) -> "Figure":
-    figure, panels = _panels(far, "iteration n", "distance to the manifold")
-    steps = far.step.values[:151]
-    for (problem, method), panel in panels.items():
-        lanes = far.sel({"problem": problem, "method": method}).isel(step=slice(0, len(steps)))
-        for index, rate in enumerate(far.learning_rate.values):
-            for order, line in ((1, "--"), (2, "-")):
-                values = lanes[f"manifold_{order}"].sel(learning_rate=rate).values
-                label = f"h = {rate:g}, formula of order {order}"
-                panel.semilogy(steps, values, line, color=LINE_COLORS[index % 6], label=label)
-        start = float(lanes["manifold_2"].isel(learning_rate=-1, step=0))
-        floor = float(lanes["manifold_2"].min()) / 3
-        reach = steps[start * momentum**steps > floor]
-        panel.semilogy(reach, start * momentum**reach, ":", color="#666666", label="m^n")
-    _legend(figure, panels)
-    return figure
-
-
-def _draw_training(
-    trained: "xarray.Dataset", runs: Mapping[str, tuple[str, float]], config: Any
-) -> "Figure":
-    networks = [str(name) for name in trained.network.values]
-    width, height = panel_size(len(networks))
-    figure = new_figure(width + 2, height + 1.5)
-    panels = dict(zip(networks, figure.subplots(1, len(networks), squeeze=False)[0], strict=True))
-    momenta = sorted({m for _, m in runs.values()})
-    for network, panel in panels.items():
-        times = trained.step.values * config[f"{network}_learning_rate"]
-        for run, (method, m) in runs.items():
-            values = trained.loss.sel(network=network, run=run).median("seed").values
-            plain = method == "flow"
-            line = "-" if plain else LINE_STYLES[1 + (method == "nesterov")]
-            color = "#BBBBBB" if plain else LINE_COLORS[momenta.index(m) % 6]
-            panel.semilogy(
-                times[1:], values[1:], line, color=color, linewidth=4 if plain else 1.5, label=run
-            )
-        panel.set_title(network)
-        panel.set_xlabel("t = n h / (1 - m)")
-    panels[networks[0]].set_ylabel("training loss")
-    _legend(figure, panels)
-    return figure
-
-
-def _legend(figure: Any, panels: Mapping[Any, Any]) -> None:
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)

@@ -1,5 +1,7 @@
 """The chains of experiments/optimizer_flows.py, and the problems that they are followed on."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,32 +11,120 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from driftlab import data, transforms
+from driftlab import data
 from driftlab.objective import Params
 from experiments import flags
 
+Factory = Callable[[Any], optax.GradientTransformation]
+
 # Memory of these spans is short beside a slow time of 1 at the learning rates of the table, as the
 # theory wants; eps this large keeps updates smooth where a coordinate of the gradient passes 0.
-_SMOOTH = {"b1": 0.8, "b2": 0.9, "eps": 0.1}
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        ("adam", "adamw", "adamax", "adamaxw", "amsgrad", "nadam", "nadamw", "adabelief"), _SMOOTH
+_SMOOTH: dict[str, Any] = {"b1": 0.8, "b2": 0.9, "eps": 0.1}
+_BETAS: dict[str, Any] = {"betas": (0.8, 0.9), "eps": 0.1}
+
+
+def _alias(factory: Callable[..., Any], **arguments: Any) -> Factory:
+    return lambda rate: factory(learning_rate=rate, **arguments)
+
+
+def _scaled(make: Callable[[], Any]) -> Factory:
+    return lambda rate: optax.chain(make(), optax.scale_by_learning_rate(rate))
+
+
+# Every optimiser of optax, as a function of its learning rate. `published` is what there is: what
+# an upgrade of optax adds makes a test fail until it is listed here.
+OPTIMIZERS: dict[str, Factory] = {
+    **{
+        name: _alias(getattr(optax, name), **_SMOOTH)
+        for name in (
+            "adabelief", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "lamb", "nadam", "nadamw",
+            "novograd", "optimistic_adam", "optimistic_adam_v2", "radam", "yogi",
+        )
+    },
+    **{
+        name: _alias(getattr(optax, name))
+        for name in (
+            "fromage", "lbfgs", "lion", "optimistic_gradient_descent", "rprop", "sign_sgd",
+            "signum", "sm3",
+        )
+    },
+    "adadelta": _alias(optax.adadelta, eps=0.1),
+    "adafactor": _alias(optax.adafactor, eps=0.1),
+    "adagrad": _alias(optax.adagrad, eps=0.1),
+    "adan": _alias(optax.adan, b1=0.8, b2=0.8, b3=0.9, eps=0.1),
+    # The default coefficient, 0.001, hardly moves.
+    "lars": _alias(optax.lars, momentum=0.8, trust_coefficient=1.0),
+    "noisy_sgd": _alias(optax.noisy_sgd, key=0),
+    "polyak_sgd": lambda rate: optax.polyak_sgd(max_learning_rate=rate),
+    "rmsprop": _alias(optax.rmsprop, eps=0.1),
+    "sgd": _alias(optax.sgd, momentum=0.8, nesterov=True),
+    **{
+        f"contrib.{name}": _alias(getattr(optax.contrib, name), **_SMOOTH)
+        for name in ("acprop", "adopt", "momo_adam", "simplified_ademamix")
+    },
+    **{
+        f"contrib.{name}": _alias(getattr(optax.contrib, name))
+        for name in ("cocob", "dog", "dowg", "galore", "sophia")
+    },
+    "contrib.ademamix": _alias(optax.contrib.ademamix, b1=0.8, b2=0.9, b3=0.9, eps=0.1),
+    "contrib.dadapt_adamw": _alias(optax.contrib.dadapt_adamw, **_BETAS),
+    "contrib.differentially_private_aggregate": _scaled(
+        lambda: optax.contrib.differentially_private_aggregate(1.0, 0.5, 0)
     ),
-    **dict.fromkeys(("radam", "lamb", "yogi", "novograd", "contrib.acprop"), _SMOOTH),
-    **dict.fromkeys(("contrib.adopt", "optimistic_adam", "optimistic_adam_v2"), _SMOOTH),
-    "adagrad": {"eps": 0.1},
-    "adadelta": {"eps": 0.1},
-    "rmsprop": {"eps": 0.1},
-    "adan": {"b1": 0.8, "b2": 0.8, "b3": 0.9, "eps": 0.1},
-    "contrib.ademamix": {"b1": 0.8, "b2": 0.9, "b3": 0.9, "eps": 0.1},
-    "contrib.simplified_ademamix": {"b1": 0.8, "b2": 0.9, "eps": 0.1},
-    "sgd": {"momentum": 0.8, "nesterov": True},
-    "lars": {"momentum": 0.8},
-    "contrib.muon": {"beta": 0.8, "adam_b1": 0.8, "adam_b2": 0.9, "eps": 0.1},
-    "contrib.sophia": {},
-    "contrib.dpsgd": {"l2_norm_clip": 1.0, "noise_multiplier": 0.5, "seed": 0},
-    "noisy_sgd": {"key": 0},
-}
+    "contrib.dpsgd": _alias(optax.contrib.dpsgd, l2_norm_clip=1.0, noise_multiplier=0.5, seed=0),
+    "contrib.hutchinson_estimator_diag_hessian": _scaled(
+        optax.contrib.hutchinson_estimator_diag_hessian
+    ),
+    "contrib.madgrad": _alias(optax.contrib.madgrad, eps=0.1),
+    "contrib.mechanize": lambda rate: optax.contrib.mechanize(optax.sgd(rate)),
+    "contrib.momo": _alias(optax.contrib.momo, beta=0.8),
+    "contrib.muon": _alias(
+        optax.contrib.muon, beta=0.8, adam_b1=0.8, adam_b2=0.9, adam_eps_root=0.1, eps=0.1
+    ),
+    "contrib.normalize": _scaled(optax.contrib.normalize),
+    "contrib.prodigy": _alias(optax.contrib.prodigy, **_BETAS),
+    "contrib.reduce_on_plateau": lambda rate: optax.chain(
+        optax.sgd(rate), optax.contrib.reduce_on_plateau()
+    ),
+    "contrib.sam": lambda rate: optax.contrib.sam(optax.sgd(rate), optax.sgd(0.05)),
+    "contrib.schedule_free": lambda rate: optax.contrib.schedule_free(
+        optax.sgd(rate), rate, b1=0.8
+    ),
+    "contrib.schedule_free_adamw": _alias(
+        optax.contrib.schedule_free_adamw, b1=0.8, b2=0.9, eps=0.1
+    ),
+    "contrib.schedule_free_sgd": _alias(optax.contrib.schedule_free_sgd, b1=0.8),
+    "contrib.split_real_and_imaginary": lambda rate: optax.contrib.split_real_and_imaginary(
+        optax.adam(rate, **_SMOOTH)
+    ),
+}  # fmt: skip
+
+
+def published() -> set[str]:
+    """The names of optax's optimisers: its aliases, and what `optax.contrib` has to update with.
+
+    Parts of others (`scale_by_...`) are left out, and the one function of `contrib` that evaluates
+    parameters.
+    """
+    found = {
+        name
+        for name, value in vars(optax).items()
+        if not name.startswith("_") and _module(value) == _module(optax.sgd)
+    }
+    contrib = {
+        f"contrib.{name}"
+        for name, value in vars(optax.contrib).items()
+        if inspect.isroutine(value) or isinstance(value, functools.partial)
+        if not name.startswith(("_", "scale_by_", "schedule_free_eval"))
+    }
+    return found | contrib
+
+
+def _module(value: Any) -> str | None:
+    while isinstance(value, functools.partial):
+        value = value.func
+    return value.__module__ if inspect.isroutine(value) else None
+
 
 TOY = {"a": np.array([0.6, -0.4, 0.9]), "b": np.array([[0.5, -0.8]])}
 
@@ -81,19 +171,6 @@ def toy_loss(params: Params) -> Float[Array, ""]:
     x = jnp.concatenate([params["a"], params["b"][0]])
     chain = jnp.sum((x[1:] - x[:-1] ** 2) ** 2) / 2
     return chain + jnp.sum(jnp.cosh(x - jnp.arange(5.0) / 4)) / 2 + jnp.sum(jnp.sin(x)) / 5
-
-
-def make(name: str) -> Callable[[Any], optax.GradientTransformation]:
-    """An optimiser of the table, as a function of its learning rate.
-
-    Args:
-      name: as `transforms.by_name` has it.
-
-    Returns:
-      `learning_rate -> chain`.
-    """
-    factory = transforms.by_name(name, **ARGUMENTS.get(name, {}))
-    return lambda learning_rate: factory(learning_rate=learning_rate)
 
 
 def rows() -> list[Row]:

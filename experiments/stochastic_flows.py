@@ -40,7 +40,7 @@ from experiments.stochastic_report import draw, tables
 if TYPE_CHECKING:
     import xarray
 
-QUANTITIES = ("loss", "square", "mean")
+QUANTITIES = ("mean", "second", "loss")
 ORDERS = (1, 2)
 
 
@@ -91,8 +91,8 @@ def weak_errors(config: Any) -> "xarray.Dataset":
       config: an `ml_collections.ConfigDict` with the fields of configs/stochastic_flows.py.
 
     Returns:
-      `error` over (order, quantity, scaled_learning_rate): of E f, of E |x|^2, and the norm of
-      that of E x.
+      `error` over (order, quantity, scaled_learning_rate): the norms of those of E x and of
+      E x x^T, and that of E f, a single number, which is 0 where it changes sign.
     """
     import xarray
 
@@ -104,8 +104,8 @@ def weak_errors(config: Any) -> "xarray.Dataset":
 
     def quantities(moments: Any) -> tuple[Array, Array, Array]:
         loss = expectation(lambda x: objective.value(x, objective.data)[0], moments)
-        square = expectation(lambda x: jnp.sum(x**2), moments)
-        return loss, square, moments.mean
+        second = moments.covariance + jnp.outer(moments.mean, moments.mean)
+        return moments.mean, second, loss
 
     @jax.jit
     def exact(h: Array, count: Array) -> tuple:

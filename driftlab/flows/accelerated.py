@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
+from driftlab.flows.checks import check_positive
 from driftlab.flows.momentum import hessian_product
-from driftlab.flows.momentum_notation import check_positive, combine
+from driftlab.flows.momentum_notation import combine
 from driftlab.flows.vector_field import Flow, Loss, gradient_function
 from driftlab.objective import Objective, Params
 

@@ -68,10 +68,13 @@ def check_eliminated(chain: Chain, found: Probe, dynamic: Sequence[str]) -> None
                 f"there, a hundredth of state leaf {name} changes them by half, so there is no "
                 "slow manifold. memory='joint' keeps it in the ODE."
             )
-        if name in chain.jumping_memory:
+    for clock in found.scheduling:
+        if not any(name in dynamic for name in chain.corrected[clock]):
             raise ValueError(
-                f"state leaf {name} moves by a sign: it has no smooth fixed point. memory='joint' "
-                "keeps it in the ODE."
+                f"state leaf {clock} counts beside memory, but does more than correct its bias: "
+                "the updates still change with it when every bias is corrected, so that it cannot "
+                "stand at infinity. Keep a schedule in a state of its own "
+                "(optax.scale_by_schedule), or take memory='joint', which runs all clocks."
             )
     if eliminated and found.newton is None:
         raise ValueError(

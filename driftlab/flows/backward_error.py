@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.one_step import check_order, check_positive
+from driftlab.flows.checks import check_positive
+from driftlab.flows.one_step import check_order
 from driftlab.flows.vector_field import Field
 
 Term = Callable[[PyTree], PyTree]
@@ -130,7 +131,7 @@ def series_flow(terms: Sequence[Term], learning_rate: ArrayLike) -> Field:
     """
     if not terms:
         raise ValueError("terms are empty: there is no field.")
-    check_positive(learning_rate, "learning_rate")
+    check_positive("learning_rate", learning_rate)
 
     def field(t: Any, y: PyTree, args: Any) -> PyTree:
         del t, args

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.one_step import check_positive
+from driftlab.flows.checks import check_positive
 from driftlab.flows.vector_field import Field, Loss
 from driftlab.objective import Batch, Params, batch_length
 
@@ -47,7 +47,7 @@ def shuffled_epoch_loss(loss: BatchLoss, batches: Batch, learning_rate: ArrayLik
     gradients and Hessian-vector products.
     """
     _check_batches(batches)
-    check_positive(learning_rate, "learning_rate")
+    check_positive("learning_rate", learning_rate)
 
     def modified(params: Params) -> Float[Array, ""]:
         def one(batch: Batch) -> Float[Array, ""]:
@@ -92,7 +92,7 @@ def batch_order_loss(
     single-objective to two-player games. Cost: n gradients of a batch when it is made; then
     2 n, and its own gradient 2 n gradients and Hessian-vector products.
     """
-    check_positive(learning_rate, "learning_rate")
+    check_positive("learning_rate", learning_rate)
     return _frozen_loss(loss, batches, learning_rate, earlier_gradients(loss, batches, start))
 
 
@@ -117,7 +117,7 @@ def batch_order_flow(loss: BatchLoss, batches: Batch, learning_rate: ArrayLike) 
     Source: as `batch_order_loss`. Cost: 2 n gradients and Hessian-vector products of a batch.
     """
     _check_batches(batches)
-    check_positive(learning_rate, "learning_rate")
+    check_positive("learning_rate", learning_rate)
 
     def field(t: Any, y: Params, args: Params) -> Params:
         del t

@@ -4,22 +4,21 @@ Time counts iterations. The flow is a step method and no field for diffrax: its 
 jumps where an eigenvalue reaches the edge, and the oscillation is chosen for the end of a substep.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax
-import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from driftlab.curvature.factorizations import eigenvalues, eigh
 from driftlab.curvature.lobpcg import initial_block, tracked_eigenpairs
 from driftlab.curvature.vectors import check_count
-from driftlab.dynamics import Dynamics, Snapshot, State, from_step
-from driftlab.flows.complementarity import smat, solve_complementarity, svec
+from driftlab.dynamics import Dynamics, State, from_step
+from driftlab.flows.complementarity import solve_complementarity
+from driftlab.flows.oscillation import FlatProblem, flat_problem, oscillation_of
 from driftlab.flows.preconditioning import Memory, Preconditioning
+from driftlab.flows.symmetric_coordinates import smat, svec
 from driftlab.flows.vector_field import gradient_function
 from driftlab.objective import Objective, Params
 
@@ -165,103 +164,6 @@ def central_flow(
     return from_step(init, step, objective)
 
 
-def averages(snapshot: Snapshot) -> dict[str, Array]:
-    """A measure of a central flow: what the optimiser does on average over its oscillation.
-
-    - `central_loss`: `L + <H, Sigma> / 2`, which is `L + sum_i e_i X_ii / 2`, `L + tr X` at the
-      edge: the time-averaged loss;
-    - `central_gradient_norm_squared`: `|g|^2 + <H^2, Sigma>`;
-    - `central_variance`: `u_i.Sigma.u_i` along the unit eigenvectors of Sigma, its eigenvalues
-      (those that are not 0), descending, `(k,)`;
-    - `central_eigenvalues`: of `P^{-1} H`, `(k,)`, to be compared with 2;
-    - `central_residual`: of the complementarity problem.
-
-    Args:
-      snapshot: of a step of a central flow.
-
-    Returns:
-      Name -> array. NaN variance never appears: below the edge it is 0.
-
-    Raises:
-      TypeError: if the snapshot is not of a central flow.
-
-    Source: Cohen et al. (2025), predictions of the central flow. Cost: k Hessian-vector products.
-    """
-    inner = snapshot.next_state.inner
-    if not isinstance(inner, CentralState):
-        raise TypeError(
-            f"averages is a measure of driftlab.flows.central_flow; this run's state is a "
-            f"{type(inner).__name__}."
-        )
-    flat, unflatten = ravel_pytree(snapshot.params)
-    objective = snapshot.objective
-    assert objective is not None  # central_flow has one
-    gradient = gradient_function(objective)
-    product = jax.linearize(lambda w: ravel_pytree(gradient(unflatten(w)))[0], flat)[1]
-    images = jax.lax.map(product, inner.basis)
-    curvature = images @ inner.basis.T
-    slope = ravel_pytree(snapshot.gradient)[0]
-    # Sigma's eigenvalues are those of X^1/2 (U U^T) X^1/2, of size k.
-    values, vectors = eigh(inner.covariance)
-    root = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
-    variance = eigenvalues(root @ (inner.basis @ inner.basis.T) @ root)[::-1]
-    return {
-        "central_loss": snapshot.value + (curvature * inner.covariance).sum() / 2,
-        "central_gradient_norm_squared": slope @ slope
-        + ((images @ images.T) * inner.covariance).sum(),
-        "central_variance": jnp.maximum(variance, 0),
-        "central_eigenvalues": inner.eigenvalues,
-        "central_residual": inner.residual,
-    }
-
-
-class FlatProblem(NamedTuple):
-    """The optimiser on flat vectors."""
-
-    gradient: Callable[[Array], Array]
-    rate: Callable[[Array, Array], Array]
-    diagonal: Callable[[Array], Array]
-
-
-def flat_problem(
-    preconditioning: Preconditioning,
-    gradient: Callable[[Params], Params],
-    unflatten: Callable[[Array], Params],
-    unflatten_memory: Callable[[Array], Memory],
-    like: Float[Array, " n"],
-) -> FlatProblem:
-    """The optimiser on flat vectors, in the type of the flat parameters.
-
-    Args:
-      preconditioning: the optimiser.
-      gradient: of what is minimised, on trees.
-      unflatten: parameters from a vector.
-      unflatten_memory: the memory from a vector.
-      like: the flat parameters.
-
-    Returns:
-      It.
-    """
-
-    def ravel(tree: PyTree) -> Array:
-        return ravel_pytree(tree)[0].astype(like.dtype)
-
-    def diagonal(m: Array) -> Array:
-        vector = ravel(preconditioning.diagonal(unflatten_memory(m)))
-        if vector.size not in (1, like.size):
-            raise ValueError(
-                "preconditioning.diagonal must return a number or one entry a parameter, "
-                f"{like.size}; got {vector.size}."
-            )
-        return jnp.broadcast_to(vector, like.shape)
-
-    return FlatProblem(
-        lambda w: ravel(gradient(unflatten(w))),
-        lambda m, g: ravel(preconditioning.rate(unflatten_memory(m), unflatten(g))),
-        diagonal,
-    )
-
-
 class _Substep(NamedTuple):
     """What a substep comes to."""
 
@@ -333,84 +235,10 @@ def _substep(
     )
 
 
-class Oscillation(NamedTuple):
-    """What an oscillation `Sigma = U^T X U` does, by entries of svec(X).
+def __getattr__(name: str) -> Any:
+    # The measure's former name and place, until flows/__init__.py takes it from its own module.
+    if name == "averages":
+        from driftlab.flows.central_predictions import central_averages
 
-    Attributes:
-      change: `(dw, dm) -> svec(d/dt U (2 P - H) U^T)`, U held fixed.
-      feedback: B: the same for dw, dm that X makes; symmetric, positive semidefinite.
-      velocities: dw by each entry.
-      memory_rates: dm by each entry.
-    """
-
-    change: Callable[[Array, Array], Float[Array, " s"]]
-    feedback: Float[Array, "s s"]
-    velocities: Float[Array, "s n"]
-    memory_rates: Float[Array, "s q"]
-
-
-def oscillation_of(
-    problem: FlatProblem,
-    w: Float[Array, " n"],
-    m: Float[Array, " q"],
-    p: Float[Array, " n"],
-    basis: Float[Array, "k n"],
-    active: Int[Array, ""] | int,
-) -> Oscillation:
-    """What oscillations along some directions do to the averages of everything.
-
-    Args:
-      problem: the optimiser.
-      w: parameters.
-      m: memory.
-      p: P there.
-      basis: the directions, U.
-      active: how many of them, the first ones, can oscillate: pairs beyond are 0.
-
-    Returns:
-      It, for `Sigma = U^T X U`.
-    """
-    k = basis.shape[0]
-    rows, columns = np.triu_indices(k)
-    # Pairs of the first one come first, then those of the first two, ...
-    order = jnp.asarray(np.lexsort((rows, columns)))
-    weight = jnp.asarray(np.where(rows == columns, 1.0, 2**0.5), w.dtype)[:, None]
-    first, second = basis[rows], basis[columns]
-
-    def third(count: Array, found: Array) -> Array:
-        pair = order[count]
-
-        def curved(w: Array) -> Array:
-            return jax.jvp(problem.gradient, (w,), (first[pair],))[1]
-
-        return found.at[pair].set(jax.jvp(curved, (w,), (second[pair],))[1])
-
-    # grad_w u.H(w).v for each pair: the change of U H U^T along any dw.
-    pairs = jnp.asarray(active * (active + 1) // 2)
-    thirds = weight * jax.lax.fori_loop(0, pairs, third, jnp.zeros((len(rows), w.size), w.dtype))
-    live = jnp.asarray(np.maximum(rows, columns)) < active
-    squares = weight * jnp.where(live[:, None], first * second, 0)
-    velocities = -thirds / (2 * p)[None, :]
-
-    g = problem.gradient(w)
-    images = 2 * p[None, :] * basis
-
-    def bent(u: Array, v: Array) -> Array:
-        def sloped(g: Array) -> Array:
-            return jax.jvp(lambda g: problem.rate(m, g), (g,), (u,))[1]
-
-        return jax.jvp(sloped, (g,), (v,))[1] / 2
-
-    def diagonal_change(dm: Array) -> Array:
-        return jax.jvp(problem.diagonal, (m,), (dm,))[1]
-
-    def change(dw: Array, dm: Array) -> Array:
-        return 2 * squares @ diagonal_change(dm) - thirds @ dw
-
-    feedback = -thirds @ velocities.T
-    memory_rates = jnp.zeros((len(rows), m.size), w.dtype)
-    if m.size:
-        memory_rates = jax.vmap(bent)(images[rows], images[columns])
-        memory_rates = weight * jnp.where(live[:, None], memory_rates, 0)
-        feedback = feedback + 2 * squares @ jax.vmap(diagonal_change)(memory_rates).T
-    return Oscillation(change, feedback, velocities, memory_rates)
+        return central_averages
+    raise AttributeError(name)

@@ -1,24 +1,20 @@
 """The semidefinite complementarity problem of central flows, solved on the device.
 
-Symmetric k x k matrices are vectors of length m = k (k + 1) / 2 here: the upper triangle by rows,
-with off-diagonal entries times sqrt(2), so that inner products are those of the matrices.
+Symmetric k x k matrices are vectors of length m = k (k + 1) / 2 here, as `svec` makes them.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from driftlab.curvature.factorizations import eigh
 from driftlab.curvature.lanes import one_at_a_time
+from driftlab.flows.interior_point import follow_central_path
+from driftlab.flows.symmetric_coordinates import Coordinates, coordinates_of
 
 _NEWTON_STEPS = 12
-_INTERIOR_STEPS = 60
-# Of the mean of X S, what an interior-point step aims for.
-_CENTRE = 0.1
 
 
 class Complementarity(NamedTuple):
@@ -69,81 +65,18 @@ def solve_complementarity(
 
     Source: Cohen, Damian, Talwalkar, Kolter, Lee (2025), "Understanding optimization in deep
     learning with central flows", for the problem; Qi, Sun (1993), "A nonsmooth version of Newton's
-    method"; `_interior_point` names its own. Measured: 1 to 9 iterations on 3 in 4 random
-    well-conditioned problems with k up to 5, 30 to 75 on the rest.
+    method"; `driftlab.flows.interior_point` names its own. Measured on
+    random problems in double precision, 256 each for k = 2, 3, 5: with conditions of B up to 1e6
+    all residuals are below 1e-10, in 1 to 9 iterations where Newton's method gets there alone, else
+    in 20 to 70; at a condition of 1e8 7% of those with k = 3 and 5 are not, and say so.
     """
     k = _check(constant, operator)
     dtype = jnp.result_type(constant, operator)
     guess = jnp.zeros((k, k), dtype) if start is None else jnp.asarray(start, dtype)
     if guess.shape != (k, k):
         raise ValueError(f"start has shape {guess.shape}; it is a matrix like constant, {(k, k)}.")
-    tables = _tables(k, dtype)
-    return _solve(jnp.asarray(constant, dtype), jnp.asarray(operator, dtype), guess, tables)
-
-
-def svec(matrix: Float[Array, "*b k k"]) -> Float[Array, "*b m"]:
-    """A symmetric matrix as a vector with the same inner products.
-
-    Args:
-      matrix: symmetric; the upper triangle counts.
-
-    Returns:
-      The entries `(0,0), (0,1) sqrt(2), ...` by rows.
-    """
-    rows, columns = np.triu_indices(matrix.shape[-1])
-    scale = jnp.asarray(np.where(rows == columns, 1.0, math.sqrt(2)), matrix.dtype)
-    return matrix[..., rows, columns] * jnp.broadcast_to(scale, matrix.shape[:-2] + scale.shape)
-
-
-def smat(vector: Float[Array, "*b m"]) -> Float[Array, "*b k k"]:
-    """The matrix of `svec`.
-
-    Args:
-      vector: of length k (k + 1) / 2.
-
-    Returns:
-      The symmetric matrix.
-    """
-    k = (math.isqrt(8 * vector.shape[-1] + 1) - 1) // 2
-    rows, columns = np.triu_indices(k)
-    scale = jnp.asarray(np.where(rows == columns, 1.0, math.sqrt(0.5)), vector.dtype)
-    # Where each entry of the matrix is found: a gather, which is cheaper than two scatters.
-    index = np.zeros((k, k), int)
-    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
-    return (vector * jnp.broadcast_to(scale, vector.shape))[..., index]
-
-
-class _Tables(NamedTuple):
-    """The coordinates. As arguments: constants would not survive a vmap of a cond around a solve.
-
-    Attributes:
-      basis: the orthonormal symmetric matrix of each coordinate.
-      first: which row each coordinate is of, one-hot.
-      second: which column.
-    """
-
-    basis: Float[Array, "m k k"]
-    first: Float[Array, "m k"]
-    second: Float[Array, "m k"]
-
-    def vector(self, matrix: Float[Array, "k k"]) -> Float[Array, " m"]:
-        """The coordinates of a matrix, as `svec`."""
-        return jnp.tensordot(self.basis, matrix, 2)
-
-    def matrix(self, vector: Float[Array, " m"]) -> Float[Array, "k k"]:
-        """The matrix of coordinates, as `smat`."""
-        return jnp.tensordot(vector, self.basis, 1)
-
-    def congruence(self, matrix: Float[Array, "k k"]) -> Float[Array, "m m"]:
-        """`V -> M V M^T` on coordinates."""
-        images = matrix[None] @ self.basis @ matrix.T[None]
-        return jnp.tensordot(self.basis, images, ((1, 2), (1, 2)))
-
-
-def _tables(k: int, dtype: Any) -> _Tables:
-    rows, columns = np.triu_indices(k)
-    first, second = (jnp.asarray(np.eye(k)[indices], dtype) for indices in (rows, columns))
-    return _Tables(smat(jnp.eye(len(rows), dtype=dtype)), first, second)
+    coordinates = coordinates_of(k, dtype)
+    return _solve(jnp.asarray(constant, dtype), jnp.asarray(operator, dtype), guess, coordinates)
 
 
 class _Point(NamedTuple):
@@ -161,9 +94,9 @@ def _solve(
     constant: Float[Array, "k k"],
     operator: Float[Array, "m m"],
     start: Float[Array, "k k"],
-    tables: _Tables,
+    coordinates: Coordinates,
 ) -> Complementarity:
-    k, svec, smat = constant.shape[0], tables.vector, tables.matrix
+    k, svec, smat = constant.shape[0], coordinates.vector, coordinates.matrix
     # In units in which A and B have norm 1: the equation mixes X with S.
     a, b = svec(constant), (operator + operator.T) / 2
     size_a, size_b = _nonzero(jnp.linalg.norm(a)), _nonzero(jnp.linalg.norm(b))
@@ -181,7 +114,7 @@ def _solve(
     def refine(point: _Point, b: Float[Array, "m m"], limit: int) -> tuple[_Point, Array]:
         def newton(carry: tuple[_Point, Array, Array]) -> tuple[_Point, Array, Array]:
             point, count, _ = carry
-            slope = _projection_slope(point.values, point.vectors, tables)
+            slope = _projection_slope(point.values, point.vectors, coordinates)
             jacobian = jnp.eye(len(a), dtype=a.dtype) - slope + slope @ b
             step = jnp.linalg.solve(jacobian, point.equation)
             tried = at(jnp.where(jnp.isfinite(step).all(), point.x - step, point.x), b)
@@ -199,7 +132,7 @@ def _solve(
         return point, count
 
     def from_afar(near: tuple[_Point, Array]) -> tuple[_Point, Array]:
-        inside, steps = _interior_point(a, b, k, tables)
+        inside, steps = follow_central_path(a, b, k, coordinates)
         point, more = refine(at(inside, b), b, _NEWTON_STEPS)
         return _either(point.norm <= near[0].norm, point, near[0]), near[1] + steps + more
 
@@ -224,80 +157,22 @@ def _solve(
     )
 
 
-def _interior_point(
-    a: Float[Array, " m"], b: Float[Array, "m m"], k: int, tables: _Tables
-) -> tuple[Float[Array, " m"], Int[Array, ""]]:
-    """X and S inside the cone, followed towards `X S = 0` with Nesterov and Todd's scaling.
-
-    Newton's step for `S = a + b X`, `X + W dS W = mu / S`, where `W S W = X`.
-
-    Source: Kojima, Shindoh, Hara (1997), "Interior-point methods for the monotone semidefinite
-    linear complementarity problem"; Nesterov, Todd (1998), for the scaling.
-    """
-    epsilon, svec, smat = float(jnp.finfo(a.dtype).eps), tables.vector, tables.matrix
-    identity = jnp.eye(k, dtype=a.dtype)
-
-    def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
-        x, s, count, moved = carry
-        gap, infeasible = x @ s, jnp.linalg.norm(a + b @ x - s)
-        scale = 1 + jnp.linalg.norm(b @ x)
-        open_yet = (gap > epsilon * scale * (1 + jnp.linalg.norm(x))) | (infeasible > epsilon)
-        return open_yet & moved & (count < _INTERIOR_STEPS)
-
-    def advance(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        x, s, count, _ = carry
-        root_x, inverse_x = _roots(smat(x))
-        root, _ = _roots(root_x @ smat(s) @ root_x)
-        # W = X^1/2 (X^1/2 S X^1/2)^-1/2 X^1/2, and the inverse of V -> W V W.
-        half = inverse_x @ root @ inverse_x
-        scaling = tables.congruence(half)
-        infeasible = a + b @ x - s
-        below = jnp.linalg.solve(smat(s), identity)
-        target = svec((below + below.T) / 2) * (_CENTRE * (x @ s) / k)
-        dx = jnp.linalg.solve(scaling + b, scaling @ (target - x) - infeasible)
-        ds = infeasible + b @ dx
-        inverse_s = _roots(smat(s))[1]
-        length = jnp.minimum(_longest(inverse_x, smat(dx)), _longest(inverse_s, smat(ds)))
-        fine = jnp.isfinite(dx).all() & jnp.isfinite(ds).all() & jnp.isfinite(length)
-        length = jnp.where(fine, length, 0)
-        dx, ds = jnp.where(fine, dx, 0), jnp.where(fine, ds, 0)
-        return x + length * dx, s + length * ds, count + 1, length > 1e-9
-
-    begin = svec(identity)
-    carry = (begin, begin, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    x, _, count, _ = jax.lax.while_loop(unfinished, advance, carry)
-    return x, count
-
-
-def _roots(matrix: Float[Array, "k k"]) -> tuple[Float[Array, "k k"], Float[Array, "k k"]]:
-    """The square root of a definite matrix, and its inverse."""
-    values, vectors = eigh((matrix + matrix.T) / 2)
-    root = jnp.sqrt(jnp.maximum(values, float(jnp.finfo(values.dtype).tiny) ** 0.5))
-    return (vectors * root[None, :]) @ vectors.T, (vectors / root[None, :]) @ vectors.T
-
-
-def _longest(inverse_root: Float[Array, "k k"], step: Float[Array, "k k"]) -> Float[Array, ""]:
-    """The longest step, up to 1, that stays inside the cone, with a margin."""
-    lowest = eigh(inverse_root @ step @ inverse_root)[0][0]
-    return jnp.minimum(1, 0.95 / jnp.maximum(-lowest, 1e-3))
-
-
 def _positive_part(values: Float[Array, " k"], vectors: Float[Array, "k k"]) -> Float[Array, "k k"]:
     return (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T
 
 
 def _projection_slope(
-    values: Float[Array, " k"], vectors: Float[Array, "k k"], tables: _Tables
+    values: Float[Array, " k"], vectors: Float[Array, "k k"], coordinates: Coordinates
 ) -> Float[Array, "m m"]:
     """A generalised derivative of P_+ at `Q diag(values) Q^T`, on coordinates.
 
     In the eigenbasis it multiplies entry (i, j) by `(l_i+ - l_j+) / (l_i - l_j)`.
     """
-    first, second = tables.first @ values, tables.second @ values
+    first, second = coordinates.first @ values, coordinates.second @ values
     equal = first == second
     ratio = (jnp.maximum(first, 0) - jnp.maximum(second, 0)) / jnp.where(equal, 1, first - second)
     ratio = jnp.where(equal, (first > 0).astype(values.dtype), ratio)
-    turned = tables.congruence(vectors)
+    turned = coordinates.congruence(vectors)
     return (turned * ratio[None, :]) @ turned.T
 
 

@@ -23,6 +23,9 @@ _ELEMENTWISE = {
 }
 # What jumps however smoothly its operand moves.
 _JUMPS = {"sign", "round", "floor", "ceil", "nextafter", "argmax", "argmin"}
+# What hops from one number to another.
+_ERRATIC = {"rem", "random_bits", "random_fold_in", "random_seed", "threefry2x32"}
+_CHOICES = {"select_n", "cond", "while", "sort", "top_k"}
 _COMPARISONS = {"ge", "gt", "le", "lt", "max", "min", "abs", "sign"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2"}
 
@@ -34,13 +37,15 @@ class Reach(NamedTuple):
       inputs: those that reach it at all.
       mixed: those that reach it through something that is not elementwise.
       jumps: those that reach it through a sign or a rounding.
-      periodic: those that reach it through a remainder.
+      periodic: those that reach it through a remainder or as the seed of a random number.
+      chosen: those that decide which of two things it is, so that it may jump.
     """
 
     inputs: int = 0
     mixed: int = 0
     jumps: int = 0
     periodic: int = 0
+    chosen: int = 0
 
     def __or__(self, other: "Reach") -> "Reach":  # pyright: ignore[reportIncompatibleMethodOverride]
         """What reaches either."""
@@ -101,7 +106,7 @@ def _equation(equation: Any, operands: list[Reach]) -> list[Reach]:
         found = branches[0]
         for branch in branches[1:]:
             found = [a | b for a, b in zip(found, branch, strict=True)]
-        return [reach | predicate for reach in found]
+        return [reach | predicate | Reach(chosen=predicate.inputs) for reach in found]
     total = Reach()
     for operand in operands:
         total = total | operand
@@ -116,8 +121,12 @@ def _equation(equation: Any, operands: list[Reach]) -> list[Reach]:
         total = total._replace(jumps=total.jumps | total.inputs)
     if inner & _JUMPS or _to_integer(equation):
         total = total._replace(jumps=total.inputs)
-    if "rem" in inner:
+    if inner & _ERRATIC:
         total = total._replace(periodic=total.inputs)
+    if name == "select_n":
+        total = total._replace(chosen=total.chosen | operands[0].inputs)
+    elif inner & _CHOICES or _from_boolean(equation):
+        total = total._replace(chosen=total.inputs)
     return [total] * len(equation.outvars)
 
 
@@ -149,10 +158,17 @@ def _to_integer(equation: Any) -> bool:
     return jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.integer)
 
 
+def _from_boolean(equation: Any) -> bool:
+    if equation.primitive.name != "convert_element_type":
+        return False
+    return equation.invars[0].aval.dtype == bool and equation.outvars[0].aval.dtype != bool
+
+
 def evaluate_known(
     closed: ClosedJaxpr,
     arguments: Sequence[Any],
     observe: Callable[[Any, list[Any]], None] | None = None,
+    consts: Sequence[Any] | None = None,
 ) -> list[Any]:
     """The outputs that follow from the arguments that are known.
 
@@ -161,11 +177,13 @@ def evaluate_known(
       arguments: one an input; None where it is unknown.
       observe: `observe(equation, operands)`, called for every comparison, maximum, minimum, sign
         and absolute value of known numbers.
+      consts: what the function closes over, in place of its own; see `stand_ins`.
 
     Returns:
       The outputs; None where they need something unknown, such as a traced hyper-parameter.
     """
-    consts = [None if isinstance(c, Tracer) else c for c in closed.consts]
+    if consts is None:
+        consts = [None if isinstance(c, Tracer) else c for c in closed.consts]
     return _evaluate(closed.jaxpr, consts, arguments, observe)
 
 
@@ -192,23 +210,27 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: Any, observe: Any) -> list[Any
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def substituted(closed: ClosedJaxpr, number: float) -> ClosedJaxpr:
-    """A function whose traced floating-point constants all stand at a number.
+def stand_ins(closed: ClosedJaxpr, number: Any) -> list[Any]:
+    """What a function closes over, with numbers in place of what is traced.
 
     Args:
       closed: the function, from `jax.make_jaxpr`.
-      number: the number.
+      number: that of traced floating-point constants; traced integers are 1.
 
     Returns:
-      The function; the same if nothing it closes over is traced.
+      One constant each; None for one that is traced and no number.
     """
-    consts = [
-        np.full(c.shape, number, c.dtype)
-        if isinstance(c, Tracer) and jnp.issubdtype(c.dtype, jnp.floating)
-        else c
-        for c in closed.consts
-    ]
-    return ClosedJaxpr(closed.jaxpr, consts)
+
+    def stand_in(const: Any) -> Any:
+        if not isinstance(const, Tracer):
+            return const
+        if jnp.issubdtype(const.dtype, jnp.floating):
+            return jnp.full(const.shape, number, const.dtype)
+        if jnp.issubdtype(const.dtype, jnp.integer):
+            return jnp.ones(const.shape, const.dtype)
+        return None
+
+    return [stand_in(const) for const in closed.consts]
 
 
 def levels(needs: Sequence[int]) -> list[list[int]]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.flows.backward_error import add_powers, modified_equation_terms, series_flow
-from driftlab.flows.one_step import check_order, check_positive, log_map_flow
+from driftlab.flows.checks import check_positive
+from driftlab.flows.one_step import check_order, log_map_flow
 from driftlab.flows.vector_field import Field, Loss, gradient_function, loss_function
 from driftlab.objective import Objective, Params
 from driftlab.suggestions import nearest
@@ -64,7 +65,7 @@ def gradient_descent_flow(
     Hessian-vector product) and 7 for orders 1, 2 and 3.
     """
     check_order(order, f"by the log map it costs {order} gradients an evaluation")
-    check_positive(learning_rate, "learning_rate")
+    check_positive("learning_rate", learning_rate)
     if route == "closed_form":
         terms = gradient_descent_terms(loss, order, batch_size)
 
@@ -192,7 +193,7 @@ def modified_loss(loss: Loss | Objective, learning_rate: ArrayLike, order: int =
             "term on the modified field is not the gradient of any function. Its flow is "
             f"gradient_descent_flow(loss, learning_rate, order={order})."
         )
-    check_positive(learning_rate, "learning_rate")
+    check_positive("learning_rate", learning_rate)
     value = loss_function(loss)
     if order == 1:
         return value

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float
 
+from driftlab.flows.checks import check_positive
 from driftlab.flows.principal import principal_directions
 from driftlab.flows.principal_complex import real_neighborhood
 from driftlab.flows.principal_krylov import projected_function
 from driftlab.flows.stability_coefficients import (
-    check_learning_rate,
     check_momentum,
     principal_coefficient,
 )
@@ -75,7 +75,7 @@ def instability_prediction(
 
     Cost: 1 gradient, `k + products` Hessian-vector products and those of `principal_directions`.
     """
-    check_learning_rate(learning_rate)
+    check_positive("learning_rate", learning_rate)
     check_momentum(momentum)
     if not isinstance(products, int) or isinstance(products, bool) or products < 1:
         raise ValueError(f"products must be a whole number, 1 or more; got {products!r}.")

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
+from driftlab.flows.checks import check_decay, check_positive
 from driftlab.flows.momentum import hessian_product
 from driftlab.flows.momentum_notation import (
-    check_decay,
-    check_positive,
     combine,
     lookahead,
     modified_loss_coefficient,

@@ -16,6 +16,7 @@ from driftlab.flows import slow_manifold
 from driftlab.flows.augmented import check_eliminated, choose_dynamic
 from driftlab.flows.joint import OptimizerState, joint_field
 from driftlab.flows.one_step import check_order
+from driftlab.flows.optimizer_jumps import probe_jumps
 from driftlab.flows.optimizer_memory import Chain, Clocks, Memory, take_apart
 from driftlab.flows.optimizer_probe import Probe, probe_memory, probe_start
 from driftlab.flows.solve import time_dtype
@@ -81,7 +82,8 @@ def modified_flow(
     Returns:
       `Flow(field, init, params)`: `field(t, y, args)` ignores args; `init(params, opt_state=None)`
       is the state at a given iterate and optimiser state (that of `tx.init` by default);
-      `params(y)` the iterate back. `init` warns where it can see that the bias correction is not
+      `params(y)` the iterate back. It warns of a schedule that jumps, at which orders above 1 are
+      lost. `init` warns where it can see that the bias correction is not
       over, with the step from which the flow holds.
 
     Raises:
@@ -103,6 +105,7 @@ def modified_flow(
     gradient, value = gradient_function(loss, batch_size), loss_function(loss)
     chain = take_apart(tx, params, value, extra_args)
     _check_updates(chain, params)
+    _warn_jumping_clocks(chain, order, memory)
     if memory == "joint":
         return _joint(tx, chain, gradient, value, params, order)
     found = probe_memory(chain, params)
@@ -208,13 +211,28 @@ def _check_params(params: Params) -> None:
 
 def _check_updates(chain: Chain, params: Params) -> None:
     jumps = chain.jumping_memory if not chain.jumping_updates else ("the updates",)
+    try:
+        start = probe_start(chain, params)
+        if not jumps and chain.choosing and probe_jumps(chain, params):
+            jumps = ("the updates or memory",)
+    except TypeError as error:
+        raise ValueError(
+            f"the chain's update failed when given its counters {list(chain.clocks)} as floating-"
+            f"point numbers: {error}. A flow is between the iterations; a table of learning rates, "
+            "for one, must be interpolated (jnp.interp)."
+        ) from error
     if jumps:
         raise ValueError(
-            f"{jumps[0]} of this chain jump with the sign (or a rounding) of the gradient or of "
-            "memory: once a coordinate passes 0 the iterates chatter, and an ODE would stand "
-            "still there. No memory mode serves; smooth the sign, as in g / sqrt(g^2 + eps)."
+            f"{jumps[0]} of this chain jump with the sign (or a rounding, or a mask) of the "
+            "gradient or of memory: once a coordinate passes there the iterates chatter, and an "
+            "ODE would stand still there. No memory mode serves; smooth it, as in "
+            "g / sqrt(g^2 + eps) for a sign."
         )
-    start = probe_start(chain, params)
+    if start.not_finite:
+        raise ValueError(
+            "the first updates are not finite on a made-up gradient of entries of size 1: is the "
+            "learning rate NaN or infinite?"
+        )
     if start.climbs:
         raise ValueError(
             "the updates go up the gradient: is the learning rate negative? Optimizers here "
@@ -225,6 +243,18 @@ def _check_updates(chain: Chain, params: Params) -> None:
             "the updates are 0, at steps 0 to 3 and 1000 to 1003: is the learning rate 0, or does "
             "its schedule reach 0 at once? There is no flow to derive."
         )
+
+
+def _warn_jumping_clocks(chain: Chain, order: int, memory: str) -> None:
+    # Without memory the eliminated field is that of one step, and right on both sides.
+    if order == 1 or not chain.jumping_clocks or (memory == "eliminate" and not chain.levels):
+        return
+    warnings.warn(
+        f"the updates jump at some number of {chain.jumping_clocks[0]} (a schedule in stairs?): a "
+        "flow that passes a jump is off by O(h) there, as at order 1. Follow each stair by itself, "
+        "or take a smooth schedule.",
+        stacklevel=3,
+    )
 
 
 def _check_constants(chain: Chain, memory: Memory) -> None:

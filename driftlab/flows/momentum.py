@@ -21,10 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from driftlab.flows.checks import check_decay, check_positive
 from driftlab.flows.momentum_notation import (
     Correction,
-    check_decay,
-    check_positive,
     combine,
     inertia,
     initial_shift,

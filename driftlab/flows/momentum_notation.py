@@ -14,10 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
+from driftlab.flows.checks import check_decay, check_positive
 from driftlab.objective import Params
 
 Correction = Literal["flow", "step", "velocity"]
@@ -240,45 +239,3 @@ def combine(*terms: tuple[Any, PyTree[Array]]) -> PyTree[Array]:
         return sum(scaled[1:], scaled[0])
 
     return jax.tree.map(add, *trees)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises where a number is known and not positive and finite.
-
-    Args:
-      name: of the argument.
-      value: a scalar; a traced one passes.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if not _is_known(name, value):
-        return
-    if not np.isfinite(float(value)) or float(value) <= 0:
-        raise ValueError(f"{name}={float(value)} must be positive and finite.")
-
-
-def check_decay(name: str, value: Any) -> None:
-    """Raises where a decay is known and outside [0, 1).
-
-    Args:
-      name: of the argument.
-      value: a scalar; a traced one passes.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if _is_known(name, value) and not 0 <= float(value) < 1:
-        raise ValueError(
-            f"{name}={float(value)} must be at least 0 and less than 1: from 1 on the memory of "
-            "gradients does not fade, and no flow of the parameters alone describes it."
-        )
-
-
-def _is_known(name: str, value: Any) -> bool:
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{name} must be a scalar; got shape {jnp.shape(value)}. Several make a lane axis of a "
-            "sweep."
-        )
-    return not isinstance(value, Tracer)

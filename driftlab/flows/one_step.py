@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from driftlab.flows.checks import check_positive
 from driftlab.flows.vector_field import Field
 
 _UNROLLED = 4  # up to here the step is compiled once an application; beyond, once in a scan
@@ -69,7 +69,7 @@ def log_map_flow(
     the memory of three copies of y beside the step's own.
     """
     check_order(order, f"it costs {order} applications of the step an evaluation")
-    check_positive(step_time, "step_time")
+    check_positive("step_time", step_time)
     weights = _weights(order)
 
     def field(t: Any, y: PyTree, args: Any) -> PyTree:
@@ -133,27 +133,6 @@ def check_order(order: Any, cost: str) -> None:
             f"Order 1 is the leading flow, with an error O(h) after a fixed time; order P has "
             f"O(h^P), and {cost.replace(str(order), 'P')}."
         )
-
-
-def check_positive(value: Any, name: str) -> None:
-    """Raises where a time or a learning rate is not a positive, finite scalar.
-
-    Args:
-      value: a number; a traced one passes.
-      name: what it is called.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{name} must be a scalar; got shape {jnp.shape(value)}. Several make a lane axis of "
-            "a sweep."
-        )
-    if isinstance(value, Tracer):
-        return
-    if not np.isfinite(float(value)) or float(value) <= 0:
-        raise ValueError(f"{name}={float(value)} must be positive and finite.")
 
 
 def _weights(order: int) -> list[float]:

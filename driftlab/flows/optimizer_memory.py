@@ -16,7 +16,7 @@ from driftlab.flows.dependencies import (
     is_counter,
     levels,
     reaches,
-    substituted,
+    stand_ins,
 )
 from driftlab.flows.solve import time_dtype
 from driftlab.objective import Params
@@ -48,13 +48,16 @@ class Chain(NamedTuple):
       coupled: names of memory whose own decay is not elementwise.
       jumping_updates: whether the updates jump when the gradient or new memory moves (a sign).
       jumping_memory: names of memory whose recurrence does.
+      jumping_clocks: names of the clocks at some number of which the updates jump.
+      choosing: whether the gradient or memory decides between two things somewhere (a clip, a
+        mask), so that it takes a trial to know whether they jump.
       traced: whether a hyper-parameter is traced.
       uses_value: whether the chain asks for the loss.
       initial: the memory of `tx.init(params)`.
     """
 
     step: Callable[..., tuple[Params, Memory]]
-    concrete_step: Callable[[float], Callable[..., tuple[Params, Memory]]]
+    concrete_step: Callable[[Any], Callable[..., tuple[Params, Memory]]]
     split: Callable[[PyTree], tuple[Memory, Clocks]]
     memory: tuple[str, ...]
     constant: tuple[str, ...]
@@ -64,6 +67,8 @@ class Chain(NamedTuple):
     coupled: frozenset[str]
     jumping_updates: bool
     jumping_memory: tuple[str, ...]
+    jumping_clocks: tuple[str, ...]
+    choosing: bool
     traced: bool
     uses_value: bool
     initial: Memory
@@ -169,8 +174,8 @@ def take_apart(
         updates = [u.astype(p.dtype) for u, p in zip(updates, jax.tree.leaves(params), strict=True)]
         return jax.tree.unflatten(jax.tree.structure(params), updates), moved
 
-    def concrete_step(number: float) -> Callable[..., tuple[Params, Memory]]:
-        concrete = substituted(closed, number)
+    def concrete_step(number: Any) -> Callable[..., tuple[Params, Memory]]:
+        consts = stand_ins(closed, number)
 
         def step(
             gradient: Params, value: Any, params: Params, memory: Memory, clocks: Clocks
@@ -181,7 +186,7 @@ def take_apart(
                 for i, name in enumerate(leaf_names)
             ]
             arguments = jax.tree.leaves((gradient, value, params, filled))
-            found = evaluate_known(concrete, arguments)
+            found = evaluate_known(closed, arguments, consts=consts)
             moved = {name: found[count + leaf_names.index(name)] for name in memory}
             return jax.tree.unflatten(jax.tree.structure(params), found[:count]), moved
 
@@ -226,6 +231,8 @@ def take_apart(
         coupled=frozenset(leaf_names[i] for i in coupled),
         jumping_updates=bool(smooth.jumps & tainted),
         jumping_memory=tuple(leaf_names[i] for i in moving if of_state[i].jumps & tainted),
+        jumping_clocks=tuple(leaf_names[i] for i in clocks if total.jumps >> (state_at + i) & 1),
+        choosing=bool(wanted.chosen & tainted),
         traced=any(isinstance(c, Tracer) for c in closed.consts),
         uses_value=bool(wanted.inputs & value_bit),
         initial={leaf_names[i]: leaves[i] for i in memory},
@@ -273,8 +280,9 @@ def _check_periodic(
     for i in clocks:
         if any(found.periodic >> (state_at + i) & 1 for found in reach):
             raise ValueError(
-                f"the update depends on state leaf {names[i]} modulo a period: every few steps it "
-                "does something else, which no smooth flow follows. No memory mode serves."
+                f"the update depends on state leaf {names[i]} modulo a period, or draws random "
+                "numbers with it: it does something else from step to step, which no smooth flow "
+                "follows. No memory mode serves."
             )
 
 

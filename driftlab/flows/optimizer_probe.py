@@ -1,5 +1,6 @@
 """What an optax chain does when tried out: how fast its memory decays, and what fails."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +18,12 @@ from driftlab.objective import Params
 # 1 - decay below which memory counts as kept for ever.
 KEPT = 1e-6
 # Two stand-ins for traced hyper-parameters: what differs between them is not known.
-_STAND_INS = (0.5, 0.25)
+STAND_INS = (0.5, 0.25)
 _NEWTON = (1, 4)
-_STEPS = 4
+STEPS = 4
 _MEMORY_STEPS = 64
+# Spans of memory after which its bias is corrected to e^-40.
+_SPANS = 40
 
 
 class Probe(NamedTuple):
@@ -32,11 +35,14 @@ class Probe(NamedTuple):
       newton: Newton steps after which the frozen fixed point is found, or None if it is not.
       vanishing: memory a hundredth of which changes the updates by half at the fixed point,
         where a variance that they divide by has vanished.
+      scheduling: clocks beside memory that still change the updates when every bias has long
+        been corrected.
     """
 
     decays: dict[str, float | None]
     newton: int | None
     vanishing: tuple[str, ...]
+    scheduling: tuple[str, ...]
 
 
 class Start(NamedTuple):
@@ -45,10 +51,12 @@ class Start(NamedTuple):
     Attributes:
       climbs: whether they go up the gradient.
       stands_still: whether they are 0.
+      not_finite: whether they are not finite.
     """
 
     climbs: bool
     stands_still: bool
+    not_finite: bool
 
 
 def probe_start(chain: Chain, params: Params) -> Start:
@@ -62,11 +70,20 @@ def probe_start(chain: Chain, params: Params) -> Start:
       What was seen; nothing is held against a chain with traced hyper-parameters.
     """
     if chain.traced or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
-        return Start(False, False)
+        return Start(False, False, False)
+
+    def seen(params: Params) -> Any:
+        # The difference of two runs leaves out what the gradient has no part in: a projection, a
+        # decay of weights.
+        gradient = made_up_gradient(params)
+        _, up, size = first_steps(chain, params, gradient, gradient)
+        down = jax.tree.map(jnp.negative, gradient)
+        return up - first_steps(chain, params, down, gradient)[1], size
+
     with jax.ensure_compile_time_eval():
-        seen = jax.jit(lambda p: _first_steps(chain, p, _gradient(p))[1:])(params)
-    progress, size = (float(value) for value in seen)
-    return Start(progress > 0, size == 0)
+        progress, size = (float(value) for value in jax.jit(seen)(params))
+        known = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+    return Start(progress > 0, size == 0, known and not math.isfinite(size))
 
 
 def probe_memory(chain: Chain, params: Params) -> Probe:
@@ -82,16 +99,13 @@ def probe_memory(chain: Chain, params: Params) -> Probe:
     Returns:
       What was seen. Cost: some twenty elementwise updates, compiled once.
     """
-    seen = []
     with jax.ensure_compile_time_eval():
-        place = jax.tree.map(_concrete, params)
-        initial = {name: _concrete(leaf) for name, leaf in chain.initial.items()}
-        for number in _STAND_INS if chain.traced else _STAND_INS[:1]:
-            tried = chain._replace(step=chain.concrete_step(number), coupled=frozenset())
-            found = jax.jit(lambda p, m, c=tried: _try(c._replace(initial=m), p, chain.coupled))(
-                place, initial
-            )
-            seen.append(jax.tree.map(np.asarray, found))
+        place, initial = places(chain, params)
+        tried = jax.jit(lambda p, m, x: _try(tried_out(chain, x, m), p, chain.coupled))
+        seen = [
+            jax.tree.map(np.asarray, tried(place, initial, number))
+            for number in (STAND_INS if chain.traced else STAND_INS[:1])
+        ]
     first, last = seen[0], seen[-1]
     decays: dict[str, float | None] = {}
     for name, low in first["decays"].items():
@@ -100,12 +114,43 @@ def probe_memory(chain: Chain, params: Params) -> Probe:
         decays[name] = float(low) if same else None
     tolerance = 1e3 * float(jnp.finfo(time_dtype(params)).eps)
     found = [n for n, gap in zip(_NEWTON, first["gaps"], strict=True) if gap <= tolerance]
+    scheduling = tuple(name for name, late in first["scheduling"].items() if late)
     if chain.coupled:
         # Not tried: what couples is solved for iteratively, which takes long to compile.
-        return Probe(decays, _NEWTON[-1], ())
+        return Probe(decays, _NEWTON[-1], (), scheduling)
     worst = max((int(level) for level in first["vanishing"].values()), default=0)
     vanishing = tuple(n for n, level in first["vanishing"].items() if worst and level == worst)
-    return Probe(decays, found[0] if found else None, vanishing if found else ())
+    newton = found[0] if found else None
+    return Probe(decays, newton, vanishing if found else (), scheduling)
+
+
+def places(chain: Chain, params: Params) -> tuple[Params, Memory]:
+    """Parameters and first memory to try a chain out at: 0 where they are traced.
+
+    Args:
+      chain: the optimiser.
+      params: parameters.
+
+    Returns:
+      Both, concrete.
+    """
+    initial = {name: _concrete(leaf) for name, leaf in chain.initial.items()}
+    return jax.tree.map(_concrete, params), initial
+
+
+def tried_out(chain: Chain, number: Any, initial: Memory) -> Chain:
+    """A chain that can be run inside vmap or jit.
+
+    Args:
+      chain: the optimiser.
+      number: what stands in for its traced hyper-parameters.
+      initial: its first memory.
+
+    Returns:
+      The chain, with all memory taken as elementwise.
+    """
+    step = chain.concrete_step(number)
+    return chain._replace(step=step, coupled=frozenset(), initial=initial)
 
 
 def _concrete(leaf: Any) -> Any:
@@ -113,23 +158,42 @@ def _concrete(leaf: Any) -> Any:
     return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, Tracer) else jnp.asarray(leaf)
 
 
-def _gradient(params: Params) -> Params:
-    random = np.random.default_rng(0)
+def made_up_gradient(params: Params, seed: int = 0) -> Params:
+    """A gradient of normal entries of size 1.
+
+    Args:
+      params: what it is of.
+      seed: which one.
+
+    Returns:
+      The gradient.
+    """
+    random = np.random.default_rng(seed)
     return jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), params)
 
 
-def _first_steps(chain: Chain, params: Params, gradient: Params) -> Any:
-    """Memory after each of the first steps, progress up the gradient, largest update."""
+def first_steps(chain: Chain, params: Params, gradient: Params, along: Params) -> Any:
+    """Some steps under one gradient, early and late in a schedule.
+
+    Args:
+      chain: the optimiser.
+      params: parameters, which stay.
+      gradient: the gradient, likewise.
+      along: a direction.
+
+    Returns:
+      Memory after each of the steps, progress along the direction, the largest update.
+    """
     clock = time_dtype(params)
 
     def one_step(memory: Memory, k: Any) -> Any:
         clocks = {name: jnp.asarray(k, clock) for name in chain.clocks}
         one = jnp.ones((), clock)
         updates, moved = chain.step(gradient, one, params, memory, clocks)
-        return {**memory, **moved}, (_dot(updates, gradient), _size(updates), moved)
+        return {**memory, **moved}, (_dot(updates, along), _size(updates), moved)
 
     # From the start, and again where a schedule that warms up from 0 has done so.
-    counts = jnp.arange(_STEPS, dtype=clock)
+    counts = jnp.arange(STEPS, dtype=clock)
     counts = jnp.concatenate([counts, counts + 1000])
     _, (progress, size, history) = jax.lax.scan(one_step, chain.initial, counts)
     return history, jnp.sum(progress), jnp.max(size)
@@ -137,9 +201,9 @@ def _first_steps(chain: Chain, params: Params, gradient: Params) -> Any:
 
 def _try(chain: Chain, params: Params, coupled: Collection[str]) -> dict[str, Any]:
     clock = time_dtype(params)
-    gradient, one = _gradient(params), jnp.ones((), clock)
-    history = _first_steps(chain, params, gradient)[0]
-    at_first, memory = ({n: leaf[k] for n, leaf in history.items()} for k in (0, _STEPS - 1))
+    gradient, one = made_up_gradient(params), jnp.ones((), clock)
+    history = first_steps(chain, params, gradient, gradient)[0]
+    at_first, memory = ({n: leaf[k] for n, leaf in history.items()} for k in (0, STEPS - 1))
 
     reduced = slow_manifold.reduce(chain, (), 1)
     running = {name: 1000 * one for name in reduced.running}
@@ -160,7 +224,32 @@ def _try(chain: Chain, params: Params, coupled: Collection[str]) -> dict[str, An
         if any(name in coupled for name in level):
             remembered = _remembered(chain, point, clocks, memory, level)
             decays |= {name: remembered for name in level if name in coupled}
-    return {"decays": decays, "gaps": gaps, "vanishing": vanishing}
+    known = [jnp.zeros(()), *(jnp.asarray(decay, float) for decay in decays.values())]
+    slowest = jnp.max(jnp.stack(known))
+    late = jnp.minimum(_SPANS / jnp.maximum(1 - slowest, KEPT), 1 / KEPT)
+    scheduling = {
+        name: _changes_after(chain, point, clocks, memory, name, late)
+        for name in chain.clocks
+        if name not in running
+    }
+    return {"decays": decays, "gaps": gaps, "vanishing": vanishing, "scheduling": scheduling}
+
+
+def _changes_after(
+    chain: Chain, point: Any, clocks: Clocks, memory: Memory, name: str, late: Any
+) -> Any:
+    """Whether a step at a late number of a clock is another than at its end."""
+
+    def step(clocks: Clocks) -> Any:
+        return chain.step(point.gradient, point.value, point.params, memory, clocks)
+
+    settled = step(clocks)
+    other = step({**clocks, name: late.astype(clocks[name].dtype)})
+    changes = [
+        _size(a - b) > 1e-5 * _size(a)
+        for a, b in zip(jax.tree.leaves(settled), jax.tree.leaves(other), strict=True)
+    ]
+    return jnp.any(jnp.stack(changes))
 
 
 def _clocks(chain: Chain, running: Clocks, clock: Any) -> Clocks:

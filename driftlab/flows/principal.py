@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from driftlab.flows.checks import check_positive
 from driftlab.flows.principal_complex import (
     CONTINUATIONS,
     Neighborhood,
@@ -21,7 +22,6 @@ from driftlab.flows.principal_complex import (
 )
 from driftlab.flows.principal_krylov import dense_function, projected_function
 from driftlab.flows.stability_coefficients import (
-    check_learning_rate,
     check_momentum,
     coefficient_series,
     principal_coefficient,
@@ -245,4 +245,4 @@ def _check(
             raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}.")
     if bulk_order not in (1, 2, 3) or isinstance(bulk_order, bool):
         raise ValueError(f"bulk_order must be 1, 2 or 3; got {bulk_order!r}.")
-    check_learning_rate(learning_rate)
+    check_positive("learning_rate", learning_rate)

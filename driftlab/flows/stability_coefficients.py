@@ -114,26 +114,6 @@ def principal_coefficient(z: Scaled, momentum: Any = None) -> Complex[Array, "..
     return jnp.where(at_zero, limit, log / jnp.where(at_zero, 1, z))
 
 
-def check_learning_rate(learning_rate: Any) -> None:
-    """Refuses a learning rate that is not a positive number, where its value is known.
-
-    Args:
-      learning_rate: h.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if jnp.shape(learning_rate) != ():
-        raise ValueError(
-            f"learning_rate must be a scalar; got shape {jnp.shape(learning_rate)}. Several make "
-            "a lane axis: jax.vmap, or driftlab.sweep."
-        )
-    if isinstance(learning_rate, Tracer):
-        return
-    if not np.isfinite(float(learning_rate)) or float(learning_rate) <= 0:
-        raise ValueError(f"learning_rate={float(learning_rate)} must be positive and finite.")
-
-
 def check_momentum(momentum: Any) -> None:
     """Refuses a momentum at which heavy ball forgets nothing, where its value is known.
 

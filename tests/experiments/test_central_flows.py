@@ -14,7 +14,9 @@ from absl import flags as absl_flags
 
 import driftlab
 from configs import central_flows_small
-from experiments import central_flows, central_flows_report
+from driftlab.flows import preconditioning
+from experiments import central_flows, central_flows_figures, central_flows_models
+from experiments import central_flows_report as found_report
 from experiments.objective import make_objective
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,10 @@ def config():
     return config
 
 
-MODELS = {"gradient_descent": ("optimizer", "rod", "stable"), "rmsprop": ("optimizer", "central")}
+MODELS = {
+    "gradient_descent": ("optimizer", "rod", "stable"),
+    "scalar_rmsprop": ("optimizer", "central"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def results(config):
     """Some of the models: each costs seconds to compile."""
     problem = make_objective(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(central_flows, "MODELS", MODELS)
+        patch.setattr(central_flows_models, "MODELS", MODELS)
         return some_results(config, problem)
 
 
@@ -65,7 +70,7 @@ def test_models_start_where_the_optimiser_is_and_stay_near(results, config):
 
 def test_the_optimiser_beside_a_model_is_the_optimiser(config):
     objective, initialize = make_objective(config)
-    build = central_flows.make_build(config, "gradient_descent", objective, initialize)
+    build = central_flows_models.make_build(config, "gradient_descent", objective, initialize)
     key = jax.random.key(0)
     dynamics, params = build({"learning_rate": 0.5, "model": "stable"}, key)
     state = dynamics.init(params, key)
@@ -85,9 +90,9 @@ def test_the_optimiser_beside_a_model_is_the_optimiser(config):
 
 def test_smoothed_and_tables(results, config):
     curve = np.array([1.0, 2.0, 6.0, 4.0, 2.0])
-    found = central_flows_report.smoothed(curve, 3)
+    found = found_report.smoothed(curve, 3)
     np.testing.assert_allclose(found, [np.nan, 3, 4, 4, np.nan])
-    assert np.isnan(central_flows_report.smoothed(curve, 7)).all()
+    assert np.isnan(found_report.smoothed(curve, 7)).all()
 
     # With every lane declared to have arrived, all claims are made, and counted right.
     raised = {name: data.copy(deep=True) for name, data in results.items()}
@@ -95,7 +100,7 @@ def test_smoothed_and_tables(results, config):
         data["preconditioned_sharpness"] = (
             data["preconditioned_sharpness"] * 0 + 1.99 / data["learning_rate"]
         )
-    tables = central_flows_report.tables(raised, config.window)
+    tables = found_report.tables(raised, config.window)
     claims = {row["claim"]: row for row in tables["Claims"]}
     assert claims["the stable flow's passes it"]["holds"] == "no"
     assert "0 of 1 lanes" in claims["the stable flow's passes it"]["measured"]
@@ -105,13 +110,34 @@ def test_smoothed_and_tables(results, config):
     ratio = rows["gradient_descent", "rod"][column] / rows["gradient_descent", "stable"][column]
     text = claims[f"rod flow's {column} is below stable flow's"]["measured"]
     assert text.endswith(f"ratio {ratio:.3g} (median)")
-    figures = central_flows_report.draw(results, config.window)
-    assert set(figures) == {"central_flows_gradient_descent", "central_flows_rmsprop"}
-    assert jnp.isfinite(rows["rmsprop", "central"][column])
+    figures = central_flows_figures.draw(results, config.window)
+    names = {"gradient_descent", "scalar_rmsprop", "scalar_rmsprop_variance"}
+    assert set(figures) == {f"central_flows_{name}" for name in names}
+    assert jnp.isfinite(rows["scalar_rmsprop", "central"][column])
+
+
+def test_scalar_rmsprop_is_the_library_s_model_of_it():
+    rate, b2 = 0.1, 0.9
+    params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array([0.5])}
+    gradient = jax.tree.map(lambda leaf: 3 * leaf, params)
+    tx = optax.chain(central_flows_models.scale_by_scalar_rms(b2), optax.scale(-rate))
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    length = float(optax.tree.norm(gradient))
+    np.testing.assert_allclose(updates["b"], -rate * gradient["b"] / length, rtol=1e-12)
+    read = preconditioning.from_optax(tx, rate)
+    own = preconditioning.scalar_rmsprop(rate, b2, 0.0)
+    memory, nu = read.init(params, gradient), own.init(params, gradient)
+    double = jax.tree.map(lambda leaf: 2 * leaf, gradient)
+    for found, expected in (
+        (read.diagonal(memory), own.diagonal(nu)),
+        (read.rate(memory, double), own.rate(nu, double)),
+    ):
+        for leaf in jax.tree.leaves(found):
+            np.testing.assert_allclose(leaf, jnp.broadcast_to(expected, leaf.shape), rtol=1e-12)
 
 
 def test_bad_arguments_are_refused(config):
-    with pytest.raises(ValueError, match="optimizers='adam': there are gradient_descent, rmsprop"):
+    with pytest.raises(ValueError, match="optimizers='adam': there are gradient_descent, scalar"):
         central_flows.run(config, "adam", None)
 
 

@@ -14,7 +14,15 @@ from absl import flags as absl_flags
 
 from configs import convergence_order_small
 from experiments import convergence_order
-from experiments.convergence_cases import CASES, FIXED_TIME, Case, descent, toy_problem
+from experiments.convergence_cases import (
+    CASES,
+    FIXED_TIME,
+    Case,
+    descent,
+    expansion_of_decay,
+    expansion_of_momentum,
+    toy_problem,
+)
 
 ROOT = Path(__file__).parents[2]
 RATES = np.geomspace(0.5, 0.001, 15)
@@ -116,6 +124,30 @@ def test_distances_are_those_of_one_step(config):
     found = convergence_order.distances(after, problem, scaled, 2.0)
     expected = 5 * (np.exp(-2.0) - (1 - scaled) ** (2.0 / scaled))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_an_expansion_divides_the_learning_rates(config, monkeypatch):
+    plain = next(case for case in CASES if case.name == "gradient flow")
+    problem, scaled = toy_problem(), convergence_order.scaled_learning_rates(config)
+    slower = plain._replace(expansion=4.0)
+    found = convergence_order.distances(slower, problem, scaled, 2.0)
+    np.testing.assert_allclose(
+        found, convergence_order.distances(plain, problem, scaled / 4, 2.0), rtol=1e-12
+    )
+    # The table has the learning rates themselves.
+    monkeypatch.setattr(convergence_order, "CASES", (slower,))
+    config = config.copy_and_resolve_references()
+    config.problems = "toy"
+    (rows,) = convergence_order.tables(convergence_order.run(config)).values()
+    assert rows[0]["h lambda_0"][1] == pytest.approx(scaled[-1] / 4)
+
+
+def test_memory_that_is_eliminated_has_an_expansion_and_no_other():
+    eliminated = ("rescaled", "modified momentum", "eliminate")
+    for case in CASES:
+        assert (case.expansion > 1) == any(part in case.name for part in eliminated), case.name
+    assert expansion_of_momentum(0.8) == pytest.approx(25)
+    assert expansion_of_decay(0.9) == pytest.approx(10)
 
 
 @pytest.mark.parametrize(

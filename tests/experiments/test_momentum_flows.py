@@ -17,7 +17,7 @@ import driftlab
 from configs import momentum_flows_small
 from driftlab.flows import solve
 from driftlab.flows.momentum import inertial_flow
-from experiments import momentum_flows, momentum_flows_report
+from experiments import momentum_flows, momentum_flows_figures, momentum_flows_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,16 +79,25 @@ def test_tables_and_figures(config, far, trained):
     found = momentum_flows_report.tables(far, trained, runs, config.momentum, config.time)
     claims, orders, manifold, training = found.values()
     # Two rates of a quadratic are enough for all orders; 20 images say nothing about training.
-    assert [row["holds"] for row in claims[:-1]] == ["yes"] * 10
+    assert [row["holds"] for row in claims[:10]] == ["yes"] * 10
     assert len(orders) == 2 * len(momentum_flows_report.MODELS)
-    assert [row["method"] for row in manifold] == ["heavy ball", "nesterov"]
+    assert [row["method"] for row in manifold] == ["heavy ball", "Nesterov"]
     factors = {row["run"]: row["regularisation / h_eff"] for row in training}
     # (1 + m) / (4 (1 - m)) and (1 - m + 2 m^2) / (4 (1 - m)) at m = 1/2.
     assert factors == {
         "heavy ball 0.5": 0.75,
         "nesterov 0.5": 0.5,
     }
-    figures = momentum_flows_report.draw(far, trained, runs, config)
+    # m / (1 - m) iterations, and m^2 / (1 - m).
+    assert [row["lag, iterations"] for row in training] == [1.0, 0.5]
+    lossy = trained.loss.sel(network="classifier", seed=0)
+    end, flow = lossy.sel(run="heavy ball 0.5", step=20), lossy.sel(run="gradient flow")
+    late = np.exp((np.log(flow.sel(step=18)) + np.log(flow.sel(step=20))) / 2)
+    assert training[0]["at the end"] == pytest.approx(abs(np.log(end / flow.sel(step=20)).item()))
+    assert training[0]["at the end, lag taken off"] == pytest.approx(
+        abs(np.log(end / late).item()), rel=1e-5
+    )
+    figures = momentum_flows_figures.draw(far, trained, runs, config)
     assert len(figures) == 3
 
 
@@ -124,4 +133,4 @@ def test_the_binary_leaves_a_run_and_redraws_it(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert len(summary["tables"]) == 4
     assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 3
-    assert "momentum_errors" in (tmp_path / "run" / "report.md").read_text()
+    assert "momentum_flows_errors" in (tmp_path / "run" / "report.md").read_text()

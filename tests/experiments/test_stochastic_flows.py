@@ -39,7 +39,7 @@ def config():
         absl_flags.FLAGS(["test"])
     config = stochastic_flows_small.get_config()
     config.train_size = 60
-    config.learning_rates = "0.04:0.01:3"
+    config.learning_rates = "0.02:0.005:3"
     config.time = 2.0
     return config
 
@@ -115,8 +115,8 @@ def test_the_binary_leaves_a_run(tmp_path):
     command = [
         sys.executable, "-m", "experiments.stochastic_flows",
         "--config=configs/stochastic_flows_small.py", "--learning_rates=0.1,0.05", "--seeds=4",
-        "--steps=2", "--config.train_size=20", "--config.width=4", "--config.adam_steps=4", "--config.warm_up=4",
-        "--config.network_rates=0.1", f"--out={tmp_path / 'run'}",
+        "--steps=2", "--config.train_size=20", "--config.width=4", "--config.adam_steps=4",
+        "--config.warm_up=4", "--config.network_rates=0.1", f"--out={tmp_path / 'run'}",
     ]  # fmt: skip
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "COLUMNS")}
     kept |= {"XDG_CACHE_HOME": f"{os.environ.get('TMPDIR', '/tmp')}/driftlab-test-xdg"}

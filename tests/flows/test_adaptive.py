@@ -103,7 +103,9 @@ class TestFormulas:
 
         found, expected, settled, leading = both()
         np.testing.assert_allclose(found, expected, rtol=1e-10)
-        assert np.abs(found - leading).max() > 1e-5
+        # The first step without eps is a sign, whatever the learning rate: nothing to correct.
+        a_sign = iteration == 0 and not any(epsilons.values())
+        assert (np.abs(found - leading).max() > 1e-5) != a_sign
         if iteration == 400:
             np.testing.assert_allclose(settled, expected, rtol=1e-10)
 

@@ -11,9 +11,11 @@ from jax.flatten_util import ravel_pytree
 
 import driftlab
 from driftlab.data import problems
-from driftlab.flows import central, preconditioning
-from driftlab.flows.central import averages, central_flow
+from driftlab.flows import preconditioning
+from driftlab.flows.central import CentralState, central_flow
+from driftlab.flows.central_predictions import central_averages, covariance_eigenpairs
 from driftlab.flows.gradient import gradient_flow
+from driftlab.flows.oscillation import FlatProblem, flat_problem, oscillation_of
 from driftlab.flows.stable import stable_flow
 from tests.flows.problems import toy
 
@@ -63,7 +65,7 @@ def test_the_tiny_reproduction():
     descended, raw = follow(
         driftlab.descent(optax.sgd(rate), objective), params, steps, lambda s: s.value
     )
-    centred, predicted = follow(central_flow(objective, method), params, steps, averages)
+    centred, predicted = follow(central_flow(objective, method), params, steps, central_averages)
     settled, stable_loss = follow(flow, params, steps, lambda s: s.value)
 
     values = predicted["central_eigenvalues"][:, 0] / rate
@@ -106,13 +108,13 @@ def one_direction(method, memory):
     gradient = jax.grad(toy.loss)
     flat, back = ravel_pytree(memory)
     flat = flat.astype(w.dtype)
-    problem = central.flat_problem(method, gradient, lambda w: w, back, w)
+    problem = flat_problem(method, gradient, lambda w: w, back, w)
     p = problem.diagonal(flat)
     root = jnp.sqrt(p)
     hessian = jax.hessian(toy.loss)(w)
     values, vectors = jnp.linalg.eigh(hessian / (root[:, None] * root[None, :]))
     basis = (vectors[:, -1] / root)[None]
-    oscillation = central.oscillation_of(problem, w, flat, p, basis, 1)
+    oscillation = oscillation_of(problem, w, flat, p, basis, 1)
     dw, dm = -gradient(w) / p, problem.rate(flat, gradient(w))
     x = -oscillation.change(dw, dm)[0] / oscillation.feedback[0, 0]
     return x, basis[0], oscillation, values[-1]
@@ -168,14 +170,14 @@ def test_feedback_is_symmetric_and_positive():
     flat, back = ravel_pytree(params)
     gradient = jax.grad(lambda w: objective.value(back(w), objective.data)[0])
     method = preconditioning.rmsprop(1e-2, 0.99, 1e-8)
-    problem = central.FlatProblem(gradient, method.rate, method.diagonal)
+    problem = FlatProblem(gradient, method.rate, method.diagonal)
     nu = gradient(flat) ** 2 + 1e-3
     basis = jax.random.normal(KEY, (3, flat.size))
-    feedback = central.oscillation_of(problem, flat, nu, method.diagonal(nu), basis, 3).feedback
+    feedback = oscillation_of(problem, flat, nu, method.diagonal(nu), basis, 3).feedback
     np.testing.assert_allclose(feedback, feedback.T, atol=1e-12 * abs(feedback).max())
     assert jnp.linalg.eigvalsh(feedback)[0] > 0
     # Two of three active: what is left are the entries of these two.
-    part = central.oscillation_of(problem, flat, nu, method.diagonal(nu), basis, 2).feedback
+    part = oscillation_of(problem, flat, nu, method.diagonal(nu), basis, 2).feedback
     kept = np.array([True, True, False, True, False, False])
     np.testing.assert_allclose(part, jnp.where(kept[:, None] & kept[None], feedback, 0))
 
@@ -193,9 +195,52 @@ def test_below_the_edge_it_is_gradient_flow_by_euler():
     np.testing.assert_allclose(snapshot.next_state.params, expected, rtol=1e-13)
     values = jnp.linalg.eigvalsh(jax.hessian(toy.loss)(toy.initial_params))[::-1]
     np.testing.assert_allclose(snapshot.next_state.inner.eigenvalues, rate * values, rtol=1e-6)
-    found = averages(snapshot)
+    found = central_averages(snapshot)
     assert found["central_loss"] == snapshot.value
     np.testing.assert_array_equal(found["central_variance"], np.zeros(2))
+
+
+def test_directions_join_and_leave():
+    """The wall of x reaches the edge, gives way as v grows, and that of y reaches it then."""
+
+    def loss(params, batch=()):
+        x, y, u, v = params
+        walls = (10 + 5 * u - 8 * v) * x**2 / 2 + (6 + 5 * v) * y**2 / 2
+        return walls + 0.05 * (u - 6) ** 2 + 0.004 * (v - 8) ** 2
+
+    rate = 0.1
+    dynamics = central_flow(
+        driftlab.Objective(loss), preconditioning.gradient_descent(rate), eigenvectors=2
+    )
+    start = jnp.array([0.1, 0.1, 1.0, 0.0])
+    end, found = follow(dynamics, start, 1200, central_averages)
+    assert found["central_eigenvalues"][:, 0].max() < 2 + 1e-3
+    assert found["central_residual"].max() < 1e-10
+    ranks = (found["central_variance"] > 1e-9).sum(1)
+    assert ranks[0] == 0
+    changes = [int(ranks[0]), *(int(b) for a, b in itertools.pairwise(ranks) if a != b)]
+    assert changes[:2] == [0, 1]
+    assert changes[-1] == 1
+    # At rest y alone oscillates: 5 sigma^2 / 2 = 0.008 (8 - v), and the wall of x is lower.
+    x, y, u, v = end.params
+    np.testing.assert_allclose([x, y, u, v], [0, 0, 6, 2.8], atol=1e-3)
+    variances, directions = covariance_eigenpairs(end.inner)
+    np.testing.assert_allclose(variances, [0.4 * 0.008 * 5.2, 0], rtol=1e-3, atol=1e-12)
+    np.testing.assert_allclose(abs(directions), [[0, 1, 0, 0], [0, 0, 0, 0]], atol=1e-3)
+    values = end.inner.eigenvalues
+    np.testing.assert_allclose(values, [2, rate * (10 + 30 - 8 * 2.8)], atol=2e-3)
+
+
+def test_covariance_eigenpairs_are_those_of_the_whole_matrix():
+    random = np.random.default_rng(0)
+    basis, half = random.normal(size=(3, 6)), random.normal(size=(3, 2))
+    state = CentralState((), basis, np.ones(3), basis, half @ half.T, *np.zeros(3))
+    variances, directions = covariance_eigenpairs(jax.tree.map(jnp.asarray, state))
+    sigma = basis.T @ half @ half.T @ basis
+    np.testing.assert_allclose(variances, np.linalg.eigvalsh(sigma)[:-4:-1], atol=1e-12)
+    assert variances[2] == 0
+    np.testing.assert_allclose(directions.T @ np.diag(variances) @ directions, sigma, atol=1e-12)
+    np.testing.assert_allclose(directions @ directions.T, np.diag([1, 1, 0]), atol=1e-12)
 
 
 def test_any_optax_state_with_a_second_moment():
@@ -273,4 +318,4 @@ def test_bad_input():
     dynamics = driftlab.descent(optax.sgd(0.1), objective)
     snapshot = dynamics.observe(dynamics.init(toy.initial_params, KEY))
     with pytest.raises(TypeError, match="measure of driftlab.flows.central_flow"):
-        averages(snapshot)
+        central_averages(snapshot)

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from driftlab.flows.complementarity import smat, solve_complementarity, svec
+from driftlab.flows.complementarity import solve_complementarity
+from driftlab.flows.symmetric_coordinates import smat, svec
 
 solve = jax.jit(solve_complementarity)
+solve_lanes = jax.jit(jax.vmap(solve_complementarity))
 
 
 def problems(k, count, seed=0):
@@ -61,9 +63,41 @@ def test_the_identity_projects():
     np.testing.assert_allclose(found.solution, expected, atol=1e-13)
 
 
+def test_nothing_to_do_is_done_at_once():
+    """An empty active set: A >= 0, whatever B; and A = 0, where X and S both vanish."""
+    random = np.random.default_rng(4)
+    for constant in (np.diag([0.5, 0.0, 2.0]), np.zeros((3, 3))):
+        for operator in (np.zeros((6, 6)), problems(3, 1, seed=random.integers(9))[1][0]):
+            found = solve(constant, operator)
+            np.testing.assert_array_equal(found.solution, np.zeros((3, 3)))
+            assert found.residual == 0
+            assert found.iterations == 0
+
+
+@pytest.mark.parametrize("active", [1, 2])
+def test_what_cannot_oscillate_changes_nothing(active):
+    """As a central flow asks: A = diag(2 - eigenvalue) with B = 0 beyond the first directions."""
+    constants, operators = problems(active, 6, seed=5)
+    columns = np.triu_indices(4)[1]
+    kept = np.flatnonzero(columns < active)
+    touched = 0
+    for small, part in zip(constants, operators, strict=True):
+        constant, operator = np.diag([0.0, 0.0, 0.7, 1.5]), np.zeros((10, 10))
+        constant[1, 1] = 0.6 * (active == 1)
+        constant[:active, :active] = small
+        operator[np.ix_(kept, kept)] = part
+        found, alone = solve(constant, operator), solve(small, part)
+        expected = np.zeros((4, 4))
+        expected[:active, :active] = alone.solution
+        np.testing.assert_allclose(found.solution, expected, atol=1e-11)
+        assert found.residual < 1e-10
+        touched += float(jnp.trace(alone.solution)) > 0
+    assert touched > 2
+
+
 def test_lanes_are_single_solves():
     constants, operators = problems(3, 64, seed=1)
-    found = jax.jit(jax.vmap(solve_complementarity))(constants, operators)
+    found = solve_lanes(constants, operators)
     assert found.residual.shape == (64,)
     assert found.residual.max() < 1e-10
     for lane in (0, 17, 63):
@@ -73,12 +107,34 @@ def test_lanes_are_single_solves():
 
 def test_a_start_nearby_saves_iterations():
     constants, operators = problems(3, 8, seed=2)
-    warm = jax.jit(solve_complementarity)
     for constant, operator in zip(constants, operators, strict=True):
         found = solve(constant, operator)
-        again = warm(constant, operator, found.solution)
+        again = solve(constant, operator, found.solution)
         assert again.iterations <= 1
         np.testing.assert_allclose(again.solution, found.solution, atol=1e-11)
+
+
+@pytest.mark.parametrize(("condition", "bound"), [(1e2, 1e-12), (1e6, 1e-10)])
+def test_ill_conditioned_problems_in_units_of_any_size(condition, bound):
+    """Where Newton's method alone fails: the interior point must get near on its own."""
+    random = np.random.default_rng(0)
+    k, m, count = 3, 6, 64
+    constants = random.normal(size=(count, k, k))
+    constants = (constants + constants.swapaxes(1, 2)) / 2 - 0.5 * np.eye(k)[None]
+    turns = np.linalg.qr(random.normal(size=(count, m, m)))[0]
+    values = condition ** random.uniform(-1, 0, size=(count, m))
+    operators = (turns * values[:, None]) @ turns.swapaxes(1, 2)
+    sizes = 10.0 ** random.uniform(-4, 4, size=(2, count, 1, 1))
+    found = solve_lanes(sizes[0] * constants, sizes[1] * operators)
+    assert found.residual.max() < bound
+    assert found.iterations.max() < 70
+    assert (found.iterations > 20).sum() > 5  # some do need it
+    # The residual is no invention: the conditions, in the units of each problem.
+    for index in range(count):
+        solution = np.asarray(found.solution[index])
+        unit = solution * sizes[1][index] / sizes[0][index]
+        size = 1 + np.linalg.norm(unit)
+        assert violation(constants[index], operators[index], unit) < 10 * bound * size**2
 
 
 def test_what_has_no_solution_is_finite_and_says_so():
@@ -113,10 +169,12 @@ def test_coordinates_keep_inner_products():
 
 def test_in_float32(float32):
     constants, operators = problems(3, 4)
-    for constant, operator in zip(constants, operators, strict=True):
-        found = jax.jit(solve_complementarity)(jnp.asarray(constant), jnp.asarray(operator))
-        assert found.solution.dtype == jnp.float32
-        assert found.residual < 1e-5
+    found = jax.jit(jax.vmap(solve_complementarity))(jnp.asarray(constants), jnp.asarray(operators))
+    assert found.solution.dtype == jnp.float32
+    assert found.residual.max() < 1e-5
+    for constant, operator, solution in zip(constants, operators, found.solution, strict=True):
+        # The true violation, in double precision, of problems of size 1 and condition 100.
+        assert violation(constant, operator, np.asarray(solution, float)) < 1e-4
 
 
 def test_bad_input():

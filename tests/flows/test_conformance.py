@@ -12,7 +12,7 @@ from driftlab import flows, measures
 from tests.flows.cases import CASES, as_flow
 from tests.flows.problems import toy
 
-RATES = (0.04, 0.02, 0.01, 0.005)
+RATES = (0.01, 0.005, 0.0025)
 TIME = 0.4
 
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -105,7 +105,7 @@ def test_the_distance_to_the_optimiser_falls_at_its_order(case):
     errors, results = jax.jit(lambda rates: jax.lax.map(distance, rates))(jnp.asarray(RATES))
     assert not results.any()
     orders = flows.observed_orders(RATES, errors)
-    # The smallest rates: at larger ones the next order is not yet small.
+    # The smallest rates: with momentum 0.5 the next order is 0.18 of a slope at the larger ones.
     np.testing.assert_allclose(orders[-1], case.order, atol=0.1)
 
 

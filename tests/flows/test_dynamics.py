@@ -1,3 +1,5 @@
+from functools import partial
+
 import chex
 import diffrax
 import jax
@@ -27,16 +29,24 @@ QUADRATIC = data.problems.quadratic((1.0, 3.0, 20.0), jax.random.key(3))
 HESSIAN = np.asarray(jax.hessian(QUADRATIC.loss)(QUADRATIC.initial_params))
 
 
+@partial(jax.jit, static_argnums=0)
 def run(dynamics, params, steps):
-    """The state after `steps` steps."""
+    """The state after `steps` steps; compiled once for all numbers of steps."""
+    return jax.lax.fori_loop(
+        0, steps, lambda _, state: dynamics.step(state), dynamics.init(params, KEY)
+    )
 
-    @jax.jit
-    def go():
-        return jax.lax.fori_loop(
-            0, steps, lambda _, state: dynamics.step(state), dynamics.init(params, KEY)
-        )
 
-    return go()
+@partial(jax.jit, static_argnums=0)
+def step(dynamics, state):
+    """The state after one more."""
+    return dynamics.step(state)
+
+
+@jax.jit
+def banana_flow(duration, rtol):
+    """The end of gradient flow from the start, solved at once."""
+    return solve(FIELD, BANANA.initial_params, duration, rtol=rtol, atol=rtol / 100).y
 
 
 def slope(steps, errors):
@@ -81,8 +91,8 @@ class TestAgainstTheExactFlow:
 
     def test_many_steps_are_one_solve(self):
         last = run(flow(FIELD, 0.05, OBJECTIVE), BANANA.initial_params, 40)
-        whole = solve(FIELD, BANANA.initial_params, 2.0, rtol=1e-12)
-        np.testing.assert_allclose(last.params, whole.y, rtol=1e-7)
+        whole = banana_flow(2.0, 1e-12)
+        np.testing.assert_allclose(last.params, whole, rtol=1e-7)
         assert last.step == 40
 
     def test_late_steps_keep_the_digits_of_their_length(self):
@@ -91,7 +101,7 @@ class TestAgainstTheExactFlow:
         dynamics = flow(lambda t, y, args: jnp.ones_like(y), 1e-3, OBJECTIVE)
         state, late = dynamics.init(params, KEY), jnp.int32(100_000)
         state = state._replace(step=late, inner=state.inner._replace(step=late))
-        after = dynamics.step(state).params
+        after = step(dynamics, state).params
         assert after.dtype == jnp.float32
         np.testing.assert_allclose(after - params, 1e-3, rtol=2e-4)
 
@@ -100,7 +110,7 @@ class TestAgainstTheExactFlow:
         last = run(flow(FIELD, 0.1, OBJECTIVE), jnp.asarray([0.3, -0.4]), 10)
         assert last.params.dtype == last.inner.time.dtype == jnp.float32
         with jax.enable_x64(True):
-            exact = solve(FIELD, BANANA.initial_params, 1.0).y
+            exact = banana_flow(1.0, 1e-8)
         np.testing.assert_allclose(last.params, exact, rtol=1e-4)
 
 
@@ -114,13 +124,13 @@ class TestAgainstGradientDescent:
 
     def test_descent_minus_flow_after_a_fixed_time_has_order_one(self):
         counts = np.array([160, 320, 640])
-        exact = solve(FIELD, BANANA.initial_params, 1.0, rtol=1e-11).y
-        errors = [
-            jnp.linalg.norm(
-                run(descent(optax.sgd(1 / n), OBJECTIVE), BANANA.initial_params, n).params - exact
-            )
-            for n in counts
-        ]
+        exact = banana_flow(1.0, 1e-11)
+
+        @jax.jit
+        def descended(h, n):
+            return run(descent(optax.sgd(h), OBJECTIVE), BANANA.initial_params, n).params
+
+        errors = [jnp.linalg.norm(descended(1 / n, n) - exact) for n in counts]
         assert abs(slope(1 / counts, np.array(errors)) - 1) < 0.05
 
     def test_the_drift_of_one_step_is_the_hessian_times_the_gradient(self):
@@ -130,10 +140,12 @@ class TestAgainstGradientDescent:
         leading = -jax.hessian(BANANA.loss)(params) @ gradient / 2
         hs = np.array([0.02, 0.01, 0.005])
         options = {"rtol": 1e-13, "atol": 1e-15}
-        drifts = [
-            params - h * gradient - run(flow(FIELD, h, OBJECTIVE, **options), params, 1).params
-            for h in hs
-        ]
+
+        @jax.jit
+        def flowed(h):
+            return run(flow(FIELD, h, OBJECTIVE, **options), params, 1).params
+
+        drifts = [params - h * gradient - flowed(h) for h in hs]
         sizes = np.array([jnp.linalg.norm(drift) for drift in drifts])
         rest = [
             jnp.linalg.norm(drift - h**2 * leading) for h, drift in zip(hs, drifts, strict=True)
@@ -148,7 +160,7 @@ class TestDynamics:
         dynamics = flow(FIELD, 0.1, OBJECTIVE)
         state = run(dynamics, BANANA.initial_params, 2)
         snapshot = dynamics.observe(state)
-        chex.assert_trees_all_equal(snapshot.next_state, dynamics.step(state))
+        chex.assert_trees_all_equal(snapshot.next_state, step(dynamics, state))
         np.testing.assert_allclose(snapshot.loss, BANANA.loss(state.params))
         np.testing.assert_allclose(snapshot.gradient, jax.grad(BANANA.loss)(state.params))
         np.testing.assert_allclose(snapshot.gradient, -FIELD(0.0, state.params, None))
@@ -159,7 +171,7 @@ class TestDynamics:
         objective = Objective(lambda y, batch: jnp.sum(rates * y**2) / 2)
         steps, start = 20, jnp.ones(2)
         carried = run(flow(gradient_flow(objective), 1.0, objective), start, steps)
-        whole = solve(gradient_flow(objective), start, float(steps))
+        whole = jax.jit(lambda: solve(gradient_flow(objective), start, float(steps)))()
         assert carried.inner.steps < 1.3 * whole.steps
         assert 0 < carried.inner.next_step < 0.1
         np.testing.assert_allclose(carried.params[0], np.exp(-0.1 * steps), rtol=1e-6)
@@ -203,7 +215,7 @@ class TestDynamics:
             dynamics = flow(preconditioned_gradient_flow(objective, scale), 0.1, objective)
             return dynamics.step(dynamics.init(QUADRATIC.initial_params, KEY)).params
 
-        found = jax.vmap(after_a_step)(scales)
+        found = jax.jit(jax.vmap(after_a_step))(scales)
         for params, scale in zip(found, scales, strict=True):
             exact = scipy.linalg.expm(-0.1 / scale * HESSIAN) @ QUADRATIC.initial_params
             np.testing.assert_allclose(params, exact, rtol=1e-6, atol=1e-7)
@@ -253,10 +265,10 @@ class TestFailure:
         """As a sweep holds a dead lane: it would blow up again at every step of the others."""
         dynamics, start = self.ascent({"h": 0.3}, None)
         held = run(dynamics, start, 3)
-        after = dynamics.step(held._replace(step=held.step + 5))
+        after = step(dynamics, held._replace(step=held.step + 5))
         assert after.inner.steps == held.inner.steps
         assert jnp.isnan(after.params).all()
-        assert dynamics.step(held).inner.steps > held.inner.steps + 50
+        assert step(dynamics, held).inner.steps > held.inner.steps + 50
 
     def test_a_start_of_nan_does_not_hang(self):
         last = run(flow(FIELD, 0.1, OBJECTIVE), jnp.array([jnp.nan, 1.0]), 3)

@@ -27,7 +27,7 @@ def periodic():
 
 
 REFUSED = {
-    "sign_sgd": (optax.sign_sgd(0.1), "joint", r"the updates of this chain jump.*smooth the sign"),
+    "sign_sgd": (optax.sign_sgd(0.1), "joint", r"the updates of this chain jump.*smooth it"),
     "lion": (optax.lion(0.1), "joint", r"the updates of this chain jump"),
     "rprop": (optax.rprop(0.1), "joint", r"jump with the sign"),
     "yogi": (optax.yogi(0.1), "joint", r"\[0\]\.nu\['b'\] of this chain jump"),

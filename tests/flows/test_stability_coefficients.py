@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from driftlab.flows.stability_coefficients import (
-    check_learning_rate,
     coefficient_series,
     principal_coefficient,
     truncated_coefficient,
@@ -131,7 +130,3 @@ def test_bad_arguments_are_refused():
     for momentum in (1.0, -0.1, np.nan):
         with pytest.raises(ValueError, match=r"momentum=.*in \[0, 1\)"):
             principal_coefficient(0.5, momentum)
-    with pytest.raises(ValueError, match="learning_rate=-1.0 must be positive"):
-        check_learning_rate(-1.0)
-    with pytest.raises(ValueError, match="learning_rate must be a scalar"):
-        check_learning_rate(jnp.ones(2))

@@ -216,7 +216,7 @@ class TestConstantNoise:
 
             return jax.vmap(one)(keys)
 
-        # On 800,000 paths of other keys the variance is 0.15 % off, with a standard error of 0.16 %.
+        # On 800,000 paths of other keys the variance is 0.15 % off, at a standard error of 0.16 %.
         lanes = 20_000
         found = np.asarray(ends(jax.random.split(KEY, lanes)))
         # Eight steps of Euler on dx = -x dt + dW, which they solve as an AR(1) of their own.
