@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Which of gradient_descent, scalar_rmsprop, rmsprop; comma-separated.
     config.optimizers = "gradient_descent,scalar_rmsprop,rmsprop"
     config.learning_rates = ml_collections.ConfigDict()
-    config.learning_rates.gradient_descent = "0.5,0.8"
+    config.learning_rates.gradient_descent = "0.6,0.8"
     config.learning_rates.scalar_rmsprop = "0.1,0.15"
     config.learning_rates.rmsprop = "7e-4,1e-3"
     # Of both RMSProps; the scalar one has no eps.

@@ -7,7 +7,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # Weak orders: linear regression of the digits' parity on their first principal components.
-    # h lambda, in units of the inverse of the sharpness; those of the time count iterations.
+    # h lambda: learning rates in units of the inverse of the sharpness.
     config.learning_rates = "0.2:0.00625:6"
     config.features = 6
     config.batch_size = 2

@@ -32,7 +32,7 @@ def draw(results: Mapping[str, "xarray.Dataset"], window: int) -> dict[str, "Fig
     figures = {}
     for name, dataset in results.items():
         figures[f"central_flows_{name}"] = draw_models(name, dataset, window)
-        if "central" in dataset["model"]:
+        if "central" in dataset["model"].values:
             figures[f"central_flows_{name}_variance"] = draw_variances(name, dataset, window)
     return figures
 
@@ -61,9 +61,14 @@ def draw_models(name: str, dataset: "xarray.Dataset", window: int) -> "Figure":
         middle.plot(raw["step"], raw, color="0.85", linewidth=0.8, label="optimizer, raw")
         for model in map(str, dataset["model"].values):
             line = {"color": COLORS[model], "label": model, "linewidth": 1.4}
+            # Rod and edge flow often coincide.
+            line["linestyle"] = "--" if model == "edge" else "-"
             values = sharpness.sel(learning_rate=rate, model=model)
-            top.plot(values["step"], values, **line)
             lane = lanes.sel(model=model)
+            verdict = str(lane["verdict"].values)
+            if verdict != "ok":
+                line["label"] = f"{model} ({verdict})"
+            top.plot(values["step"], values, **line)
             loss, oscillation = lane["predicted_loss"].values, lane["oscillation"].values
             if model == "optimizer":
                 loss, oscillation = smoothed(loss, window), smoothed(oscillation, window)
@@ -124,8 +129,12 @@ def draw_variances(name: str, dataset: "xarray.Dataset", window: int) -> "Figure
                 color=color, linestyle=":", label=f"{index + 1}, measured",
             )  # fmt: skip
         panel.set_yscale("log")
+        highest = np.nanmax(predicted, initial=0)
+        if highest > 0:
+            panel.set_ylim(1e-4 * highest, 10 * highest)
         panel.set_title(f"learning rate {number(rate)}")
         panel.set_xlabel("step")
     panels[0].set_ylabel("variance (parameters²)")
-    panels[0].legend(fontsize=8)
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(fontsize=8)
     return figure

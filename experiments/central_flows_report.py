@@ -106,11 +106,13 @@ def direction_rows(dataset: "xarray.Dataset", optimizer: str, window: int) -> Ro
       window: of the moving average.
 
     Returns:
-      The rows; none for a direction that never oscillates.
+      The rows; none for a direction with less than a thousandth of the largest variance.
     """
     rows: Rows = []
     names = ("variance_predicted", "variance_measured")
-    lanes = dataset[list(names)].sel(model="central") if "central" in dataset["model"] else None
+    lanes = (
+        dataset[list(names)].sel(model="central") if "central" in dataset["model"].values else None
+    )
     for rate in dataset["learning_rate"].values if lanes is not None else ():
         for seed in dataset["seed"].values:
             assert lanes is not None
@@ -120,7 +122,8 @@ def direction_rows(dataset: "xarray.Dataset", optimizer: str, window: int) -> Ro
             predicted, measured = (
                 lane[name].transpose("step", ...).values[late].mean(0) for name in names
             )
-            for index in np.flatnonzero(predicted > 0):
+            # Less is the rounding of the others.
+            for index in np.flatnonzero(predicted > 1e-3 * np.nanmax(predicted, initial=0)):
                 rows.append(
                     {
                         "optimizer": optimizer,
@@ -171,10 +174,10 @@ def tables(results: Mapping[str, "xarray.Dataset"], window: int) -> dict[str, Ro
             if (*cells(row), first) in by_lane and (*cells(row), second) in by_lane
         ]
         if pairs:
-            ratios = [one / two for one, two in pairs]
-            claim(
-                text, [one < two for one, two in pairs], f"ratio {np.median(ratios):.3g} (median)"
-            )
+            # A lane that has ended in NaN does not hold, and has no ratio.
+            ratios = [one / two for one, two in pairs if np.isfinite(one / two)]
+            shown = f"ratio {np.median(ratios):.3g} (median)" if ratios else "no finite ratio"
+            claim(text, [one < two for one, two in pairs], shown)
 
     def bounded(text: str, model: str, column: str, holds: Callable[[float], bool]) -> None:
         keys = [(*cells(row), model) for row in arrived]

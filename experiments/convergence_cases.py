@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 import driftlab
-from driftlab import curvature, data, flows, models
-from driftlab.flows.batch_order import batch_order_loss, shuffled_epoch_loss, split_batches
+from driftlab import flows
+from driftlab.flows.batch_order import batch_order_loss, shuffled_epoch_loss
 from driftlab.flows.gradient_descent import gradient_descent_flow
 from driftlab.flows.modified import modified_flow
 from driftlab.flows.momentum import (
@@ -25,34 +25,11 @@ from driftlab.flows.momentum import (
 from driftlab.flows.one_step import log_map_flow, step_sequence
 from driftlab.flows.principal import principal_flow
 from driftlab.regularizers import squared_gradient_norm
-from experiments import flags
+from experiments.convergence_problems import BATCHES, Problem
 
 ONE_STEP, FIXED_TIME = "one step", "fixed time"
 MOMENTUM = 0.5
 CHAIN_MOMENTUM, CHAIN_DECAY = 0.8, 0.9
-_BATCHES = 4
-
-
-class Problem(NamedTuple):
-    """A loss, where it starts, and the batches that it is the mean over.
-
-    Attributes:
-      name: what tables call it.
-      loss: `params -> scalar`.
-      batch_loss: `(params, batch) -> scalar`.
-      batches: a pytree of batches along the leading axis, four of them.
-      params: the start.
-      sharpness: the largest eigenvalue of the Hessian at the start.
-      tolerance: how far a measured order may be from the theory's.
-    """
-
-    name: str
-    loss: Callable[[Any], Float[Array, ""]]
-    batch_loss: Callable[[Any, Any], Float[Array, ""]]
-    batches: Any
-    params: Any
-    sharpness: float
-    tolerance: float
 
 
 class Model(NamedTuple):
@@ -95,52 +72,6 @@ class Case(NamedTuple):
     compared: str = ONE_STEP
     terms: int = 1
     expansion: float = 1.0
-
-
-def toy_problem() -> Problem:
-    """The banana-shaped valley of two parameters; its batches are tilted to either side."""
-    problem = data.problems.perturbed_rosenbrock()
-    tilts = jnp.array([[0.5, 0.2], [-0.3, 0.4], [-0.4, -0.1], [0.2, -0.5]], float)
-
-    def batch_loss(params: Array, batch: Array) -> Float[Array, ""]:
-        return problem.loss(params) + jnp.sum(jnp.sin(params) * batch)
-
-    start = jnp.asarray(problem.initial_params, float)
-    return Problem(
-        "toy", problem.loss, batch_loss, tilts, start, _sharpness(problem.loss, start), 0.1
-    )
-
-
-def network_problem(config: Any) -> Problem:
-    """A classifier of real images, cross-entropy over all of them.
-
-    Args:
-      config: an `ml_collections.ConfigDict` with the fields of configs/convergence_order.py.
-
-    Returns:
-      The problem.
-
-    Raises:
-      ValueError: if the config describes no model or data, or fewer than four examples.
-    """
-    loaded = data.load(
-        config.data, train_size=config.train_size or None, data_dir=flags.DATA_DIR.value
-    )
-    inputs, targets = jnp.asarray(loaded.train.inputs, float), jnp.asarray(loaded.train.targets)
-    model = models.create(
-        config.model, loaded.num_classes, **flags.parse_arguments(config.model_args, "model_args")
-    )
-    batch_loss = models.cross_entropy(models.apply_function(model))
-    params = jax.jit(lambda key: models.initialize(model, key, inputs))(jax.random.key(config.seed))
-    # A mean over four batches that is the mean over all examples.
-    batches = split_batches(data.Batch(inputs, targets), len(inputs) // _BATCHES)
-    used = _BATCHES * (len(inputs) // _BATCHES)
-    examples = data.Batch(inputs[:used], targets[:used])
-
-    def loss(params: Any) -> Float[Array, ""]:
-        return batch_loss(params, examples)
-
-    return Problem("network", loss, batch_loss, batches, params, _sharpness(loss, params), 0.2)
 
 
 def descent(problem: Problem, field: Any, learning_rate: Any) -> Model:
@@ -225,7 +156,7 @@ def _epoch(problem: Problem, h: Any) -> Callable[[Any], Any]:
 
 def _batch_log_map(order: int) -> Callable[[Problem, Any], Model]:
     def build(problem: Problem, h: Any) -> Model:
-        epoch, time = _epoch(problem, h), _BATCHES * h
+        epoch, time = _epoch(problem, h), BATCHES * h
         return maps(problem, log_map_flow(epoch, order, time), time, epoch)
 
     return build
@@ -233,12 +164,12 @@ def _batch_log_map(order: int) -> Callable[[Problem, Any], Model]:
 
 def _batch_order(problem: Problem, h: Any) -> Model:
     loss = batch_order_loss(problem.batch_loss, problem.batches, h, problem.params)
-    return maps(problem, flows.gradient_flow(loss), _BATCHES * h, _epoch(problem, h))
+    return maps(problem, flows.gradient_flow(loss), BATCHES * h, _epoch(problem, h))
 
 
 def _shuffled(problem: Problem, h: Any) -> Model:
     loss = shuffled_epoch_loss(problem.batch_loss, problem.batches, h)
-    orders = jnp.asarray(list(itertools.permutations(range(_BATCHES))))
+    orders = jnp.asarray(list(itertools.permutations(range(BATCHES))))
 
     def mean_end(y: Any) -> Any:
         def end(order: Array) -> Any:
@@ -247,7 +178,7 @@ def _shuffled(problem: Problem, h: Any) -> Model:
 
         return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(end, orders))
 
-    return maps(problem, flows.gradient_flow(loss), _BATCHES * h, mean_end)
+    return maps(problem, flows.gradient_flow(loss), BATCHES * h, mean_end)
 
 
 def _principal(extra_term: bool) -> Callable[[Problem, Any], Model]:
@@ -380,11 +311,3 @@ def _as_flow(field: Any) -> flows.Flow:
     if isinstance(field, flows.Flow):
         return field
     return flows.Flow(field, lambda params: params, lambda y: y)
-
-
-def _sharpness(loss: Callable[[Any], Any], params: Any) -> float:
-    def top(params: Any) -> Array:
-        operator = curvature.hessian(lambda p, _: loss(p), params)
-        return curvature.eigenpairs(operator).values[0]
-
-    return float(jax.jit(top)(params))

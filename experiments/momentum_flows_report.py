@@ -50,7 +50,8 @@ def method_name(method: Any) -> str:
 
 def loss_distance(loss: "xarray.DataArray", flow: "xarray.DataArray") -> "xarray.DataArray":
     """`|log(loss / loss of the gradient flow)|`."""
-    return np.abs(np.log(loss / flow))
+    distance: Any = np.abs(np.log(loss / flow))
+    return distance
 
 
 def tables(

@@ -30,8 +30,11 @@ from driftlab.flows.batch_order import (
 )
 from driftlab.flows.central import (
     CentralState,
-    averages,
     central_flow,
+)
+from driftlab.flows.central_predictions import (
+    central_averages,
+    covariance_eigenpairs,
 )
 from driftlab.flows.complementarity import (
     Complementarity,
@@ -168,12 +171,13 @@ __all__ = [
     "adam_flow",
     "adam_sde",
     "attraction_rate",
-    "averages",
     "batch_order_flow",
     "batch_order_loss",
     "bregman_flow",
+    "central_averages",
     "central_flow",
     "correction_limit",
+    "covariance_eigenpairs",
     "distance_to_manifold",
     "edge_flow",
     "fitted_order",

@@ -102,7 +102,7 @@ def bregman_flow(
     """
     check_positive("order", order)
     check_positive("constant", constant)
-    if not isinstance(order, Tracer) and not float(jnp.asarray(order)) > 1:
+    if not isinstance(order, Tracer) and not float(order) > 1:
         raise ValueError(f"order={order} must be greater than 1.")
     p: Any = order
     strength: Any = constant

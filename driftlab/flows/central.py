@@ -233,12 +233,3 @@ def _substep(
         residuals=jnp.stack([residual, eigen_residual]),
         products=pairs.products,
     )
-
-
-def __getattr__(name: str) -> Any:
-    # The measure's former name and place, until flows/__init__.py takes it from its own module.
-    if name == "averages":
-        from driftlab.flows.central_predictions import central_averages
-
-        return central_averages
-    raise AttributeError(name)

@@ -19,7 +19,7 @@ from driftlab.objective import Params
 
 # A line from state to state is cut into so many parts, and the one with most change halved so
 # often. What is left there, over a typical entry, is a jump.
-_GRID, _HALVINGS, _JUMP = 64, 18, 0.05
+_GRID, _NEAR, _HALVINGS, _JUMP = 64, 3, 18, 0.05
 
 
 def probe_jumps(chain: Chain, params: Params) -> bool:
@@ -60,6 +60,8 @@ def _largest_jump(chain: Chain, params: Params) -> Any:
     weights = made_up_gradient((params, memories[0]), 4)
 
     def followed(s: Any) -> Any:
+        """A random combination of the entries of each part of a step, and their size."""
+
         def between(a: Any, b: Any) -> Any:
             share = jnp.minimum(s, 1).astype(a.dtype)
             size = 10 ** (6 * jnp.maximum(s - 1, 0)).astype(a.dtype)
@@ -68,33 +70,37 @@ def _largest_jump(chain: Chain, params: Params) -> Any:
         gradient = jax.tree.map(between, here, there)
         memory = jax.tree.map(between, *memories)
         found = chain.step(gradient, one, params, memory, clocks)
-        # Entry by entry relative to its size, so that no large leaf hides a small one.
-        sizes = jax.tree.map(lambda x: jnp.sqrt(jnp.mean(x**2)) + jnp.finfo(x.dtype).tiny, found)
-        return found, sizes
-
-    def change(low: Any, high: Any) -> Any:
-        (a, size), (b, other) = followed(low), followed(high)
-        parts = jax.tree.map(
-            lambda x, y, s, r, w: jnp.sum(w * (y - x)) / jnp.maximum(s, r),
-            a, b, size, other, weights,
-        )  # fmt: skip
-        return jnp.nan_to_num(abs(jnp.stack([p.astype(clock) for p in jax.tree.leaves(parts)])))
+        pairs = zip(jax.tree.leaves(found), jax.tree.leaves(weights), strict=True)
+        parts = [(x, w) for x, w in pairs if x.size]
+        mixed = [jnp.sum(w * x).astype(clock) for x, w in parts]
+        sizes = [jnp.sqrt(jnp.mean(x**2)).astype(clock) for x, _ in parts]
+        return jnp.stack(mixed), jnp.stack(sizes)
 
     edges = jnp.linspace(0, 2, 2 * _GRID + 1, dtype=clock)
-    changes = jax.lax.map(lambda i: change(edges[i], edges[i + 1]), jnp.arange(2 * _GRID))
-    if not changes.shape[1]:
-        return jnp.zeros((), clock)
-
-    def halve(carry: Any, _: None) -> Any:
-        low, high, part = carry
-        middle = (low + high) / 2
-        left = change(low, middle)[part] > change(middle, high)[part]
-        return (jnp.where(left, low, middle), jnp.where(left, middle, high), part), None
+    mixed, sizes = jax.lax.map(followed, edges)
+    changes = jnp.nan_to_num(abs(jnp.diff(mixed, axis=0)))
+    at = jnp.argmax(changes, axis=0)
 
     def left_over(part: Any) -> Any:
-        at = jnp.argmax(changes[:, part])
-        start = (edges[at], edges[at + 1], part)
-        low, high, _ = jax.lax.scan(halve, start, None, length=_HALVINGS)[0]
-        return change(low, high)[part]
+        first = at[part]
+        # Of the neighbourhood: at a kink on one side of which there is nothing, the size is 0.
+        near = abs(jnp.arange(len(edges)) - first) <= _NEAR
+        size = jnp.max(jnp.where(near, sizes[:, part], 0))
 
-    return jnp.max(jax.lax.map(left_over, jnp.arange(changes.shape[1])))
+        def halve(carry: Any, _: None) -> Any:
+            low, high, below, above = carry
+            middle = (low + high) / 2
+            value = followed(middle)[0][part]
+            left = abs(value - below) > abs(above - value)
+            return (
+                jnp.where(left, low, middle),
+                jnp.where(left, middle, high),
+                jnp.where(left, below, value),
+                jnp.where(left, value, above),
+            ), None
+
+        start = (edges[first], edges[first + 1], mixed[first, part], mixed[first + 1, part])
+        _, _, below, above = jax.lax.scan(halve, start, None, length=_HALVINGS)[0]
+        return abs(above - below) / jnp.where(size > 0, size, 1)
+
+    return jnp.max(jnp.nan_to_num(jax.lax.map(left_over, jnp.arange(changes.shape[1]))))

@@ -132,7 +132,10 @@ def oscillation_of(
         return jax.jvp(sloped, (g,), (v,))[1] / 2
 
     def diagonal_change(dm: Array) -> Array:
-        return jax.jvp(problem.diagonal, (m,), (dm,))[1]
+        slope = jax.jvp(problem.diagonal, (m,), (dm,))[1]
+        # sqrt(nu) has none at 0: a parameter without a gradient, such as a weight on a pixel that
+        # is black in all images. Its P stays, and no eigenvector has a part of it.
+        return jnp.where(jnp.isfinite(p) & ~jnp.isfinite(slope), 0, slope)
 
     def change(dw: Array, dm: Array) -> Array:
         return 2 * squares @ diagonal_change(dm) - thirds @ dw

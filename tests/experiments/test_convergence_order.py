@@ -13,7 +13,7 @@ import pytest
 from absl import flags as absl_flags
 
 from configs import convergence_order_small
-from experiments import convergence_order
+from experiments import convergence_order, convergence_report
 from experiments.convergence_cases import (
     CASES,
     FIXED_TIME,
@@ -21,8 +21,8 @@ from experiments.convergence_cases import (
     descent,
     expansion_of_decay,
     expansion_of_momentum,
-    toy_problem,
 )
+from experiments.convergence_problems import toy_problem
 
 ROOT = Path(__file__).parents[2]
 RATES = np.geomspace(0.5, 0.001, 15)
@@ -37,7 +37,7 @@ def config():
 
 def test_an_order_is_that_of_the_leading_term():
     """A constant that varies like e^{a h}: the plain slope is off, the order is not."""
-    found = convergence_order.measured_order(RATES, 3 * RATES**2.0 * np.exp(-4 * RATES), 1e-14)
+    found = convergence_report.measured_order(RATES, 3 * RATES**2.0 * np.exp(-4 * RATES), 1e-14)
     assert found["order"] == pytest.approx(2, abs=1e-9)
     assert found["slope"] < 1.99
     # The smallest window that spans a decade.
@@ -48,27 +48,27 @@ def test_an_order_is_that_of_the_leading_term():
 
 def test_rounding_takes_no_part_in_an_order():
     errors = RATES**5 + np.where(RATES < 0.01, 1e-9, 0)
-    found = convergence_order.measured_order(RATES, errors, 1e-8)
+    found = convergence_report.measured_order(RATES, errors, 1e-8)
     assert found["order"] == pytest.approx(5, abs=1e-9)
     assert found["window"][1] > 1e-8**0.2
     # Nothing but rounding below the first error that is too small, even if some come out larger.
     errors[-1] = 1.0
-    assert convergence_order.measured_order(RATES, errors, 1e-8) == found
+    assert convergence_report.measured_order(RATES, errors, 1e-8) == found
 
 
 def test_what_blows_up_at_large_rates_takes_no_part():
     errors = RATES**2
     errors[[0, 2]] = np.nan, np.inf
-    found = convergence_order.measured_order(RATES, errors, 1e-9)
+    found = convergence_report.measured_order(RATES, errors, 1e-9)
     assert found["order"] == pytest.approx(2, abs=1e-9)
     # But one that blows up in the middle leaves less than a decade.
     errors[6] = np.nan
-    assert np.isnan(convergence_order.measured_order(RATES[:11], errors[:11], 1e-9)["order"])
+    assert np.isnan(convergence_report.measured_order(RATES[:11], errors[:11], 1e-9)["order"])
 
 
 @pytest.mark.parametrize("errors", [RATES * 0, RATES * np.nan, np.where(RATES > 0.1, RATES, 0)])
 def test_less_than_a_decade_has_no_order(errors):
-    found = convergence_order.measured_order(RATES, errors, 1e-12)
+    found = convergence_report.measured_order(RATES, errors, 1e-12)
     assert np.isnan(found["order"])
     assert found["window"] is None
 
@@ -94,11 +94,12 @@ def test_a_run_measures_the_theory_s_orders_and_nothing_else(config, tmp_path, m
     wrong = Case("claims too much", "log map", 3, build)
     kept = ("gradient flow", "3 terms, log map", "rescaled gradient flow, heavy ball")
     cases = (*(case for case in CASES if case.name in kept), wrong)
-    monkeypatch.setattr(convergence_order, "CASES", cases)
+    for module in (convergence_order, convergence_report):
+        monkeypatch.setattr(module, "CASES", cases)
     config = config.copy_and_resolve_references()
     config.problems = "toy"
     dataset = convergence_order.run(config, tmp_path)
-    (rows,) = convergence_order.tables(dataset).values()
+    (rows,) = convergence_report.tables(dataset).values()
     found = {row["flow"]: row for row in rows}
     assert [found[name]["holds"] for name in kept] == ["yes"] * 3
     assert [found[name]["claim"] for name in kept] == [2, 4, 1]
@@ -108,7 +109,7 @@ def test_a_run_measures_the_theory_s_orders_and_nothing_else(config, tmp_path, m
     monkeypatch.setattr(convergence_order, "distances", None)
     again = convergence_order.run(config, tmp_path)
     np.testing.assert_array_equal(again.error, dataset.error)
-    assert list(convergence_order.draw(again)) == ["convergence_order_toy"]
+    assert list(convergence_report.draw(again)) == ["convergence_order_toy"]
 
 
 def test_distances_are_those_of_one_step(config):
@@ -135,10 +136,11 @@ def test_an_expansion_divides_the_learning_rates(config, monkeypatch):
         found, convergence_order.distances(plain, problem, scaled / 4, 2.0), rtol=1e-12
     )
     # The table has the learning rates themselves.
-    monkeypatch.setattr(convergence_order, "CASES", (slower,))
+    for module in (convergence_order, convergence_report):
+        monkeypatch.setattr(module, "CASES", (slower,))
     config = config.copy_and_resolve_references()
     config.problems = "toy"
-    (rows,) = convergence_order.tables(convergence_order.run(config)).values()
+    (rows,) = convergence_report.tables(convergence_order.run(config)).values()
     assert rows[0]["h lambda_0"][1] == pytest.approx(scaled[-1] / 4)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from driftlab import flows
+from driftlab.flows import preconditioning
 
 
 def papers_time(learning_rate):
@@ -110,6 +111,56 @@ CASES = [
     modified_case("heavy ball", heavy_ball, 2, "eliminate"),
     modified_case("nesterov", nesterov, 2, "eliminate"),
     modified_case("rmsprop", rmsprop, 2, "eliminate"),
+    Case(
+        "rmsprop_flow",
+        lambda loss, h, params: flows.rmsprop_flow(loss, h, 0.6, eps=0.5),
+        partial(optax.rmsprop, decay=0.6, eps=0.5, bias_correction=True),
+        2,
+    ),
+    Case(
+        "transient_momentum_flow",
+        lambda loss, h, params: flows.transient_momentum_flow(loss, h, 0.5),
+        heavy_ball,
+        2,
+    ),
+    Case(
+        "stable_flow",
+        lambda loss, h, params: flows.stable_flow(loss, preconditioning.gradient_descent(h)),
+        optax.sgd,
+        1,
+        iteration_time,
+    ),
+    Case(
+        "su_boyd_candes_flow",
+        lambda loss, h, params: flows.su_boyd_candes_flow(loss),
+        optax.sgd,
+        None,
+        jnp.sqrt,
+    ),
+    Case(
+        "bregman_flow", lambda loss, h, params: flows.bregman_flow(loss), optax.sgd, None, jnp.sqrt
+    ),
+    Case(
+        "high_resolution_heavy_ball_flow",
+        lambda loss, h, params: flows.high_resolution_heavy_ball_flow(loss, h, 0.5),
+        optax.sgd,
+        None,
+        jnp.sqrt,
+    ),
+    Case(
+        "high_resolution_nesterov_flow",
+        lambda loss, h, params: flows.high_resolution_nesterov_flow(loss, h, 0.5),
+        optax.sgd,
+        None,
+        jnp.sqrt,
+    ),
+    Case(
+        "high_resolution_convex_flow",
+        lambda loss, h, params: flows.high_resolution_convex_flow(loss, h),
+        optax.sgd,
+        None,
+        jnp.sqrt,
+    ),
     Case("rod_flow", lambda loss, h, params: flows.rod_flow(loss, h), optax.sgd, None),
     Case("edge_flow", lambda loss, h, params: flows.edge_flow(loss, h), optax.sgd, None),
 ]

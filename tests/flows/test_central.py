@@ -231,6 +231,21 @@ def test_directions_join_and_leave():
     np.testing.assert_allclose(values, [2, rate * (10 + 30 - 8 * 2.8)], atol=2e-3)
 
 
+def test_parameters_without_a_gradient_stay_where_they_are():
+    """RMSProp's sqrt(nu) has no slope at nu = 0."""
+
+    def loss(params, batch=()):
+        x, z, _ = params
+        return (10 + 5 * z) * x**2 / 2 + 0.05 * (z - 6) ** 2
+
+    method = preconditioning.rmsprop(0.3, 0.9, 1e-6)
+    dynamics = central_flow(driftlab.Objective(loss), method, eigenvectors=1)
+    end, found = follow(dynamics, jnp.array([1.0, 1.0, 0.5]), 60, central_averages)
+    assert found["central_variance"][-1, 0] > 0  # it is at the edge
+    assert jnp.isfinite(end.params).all()
+    assert end.params[2] == 0.5
+
+
 def test_covariance_eigenpairs_are_those_of_the_whole_matrix():
     random = np.random.default_rng(0)
     basis, half = random.normal(size=(3, 6)), random.normal(size=(3, 2))

@@ -160,7 +160,7 @@ class TestDynamics:
         dynamics = flow(FIELD, 0.1, OBJECTIVE)
         state = run(dynamics, BANANA.initial_params, 2)
         snapshot = dynamics.observe(state)
-        chex.assert_trees_all_equal(snapshot.next_state, step(dynamics, state))
+        chex.assert_trees_all_equal(snapshot.next_state, dynamics.step(state))
         np.testing.assert_allclose(snapshot.loss, BANANA.loss(state.params))
         np.testing.assert_allclose(snapshot.gradient, jax.grad(BANANA.loss)(state.params))
         np.testing.assert_allclose(snapshot.gradient, -FIELD(0.0, state.params, None))

@@ -91,6 +91,23 @@ def test_the_floor_holds_a_shrinking_oscillation():
     assert longer.half[0] < 0
 
 
+def test_an_oscillation_at_rounding_is_seen(float32):
+    """At |delta| = eps |c| the iterates c + delta are c in all entries but a few."""
+    problem = problems.quadratic(np.linspace(1, 25, 200), initial=np.full(200, 0.3))
+    rate, random = 0.1, np.random.default_rng(0)
+    flow = rod_flow(problem.loss, rate)
+    half = random.normal(size=200)
+    half *= 1e-7 * np.sqrt(200) * 0.3 / np.linalg.norm(half)
+    y = Rod(jnp.asarray(problem.initial_params, jnp.float32), jnp.asarray(half, jnp.float32))
+    slope = jax.jit(flow.field)(0.0, y, None)
+    expected = (np.linspace(1, 25, 200) - 2 / rate) * half
+    # It is at the floor, which takes out what shrinks it along itself.
+    along = half @ expected / (half @ half)
+    expected = expected - min(along, 0) * half
+    error = np.linalg.norm(slope.half - expected) / np.linalg.norm(expected)
+    assert error < 0.02
+
+
 def test_learning_rates_are_lanes_and_float32_stays(float32):
     problem = problems.perturbed_rosenbrock()
     objective = driftlab.Objective(problem.loss)

@@ -52,8 +52,9 @@ class TestExact:
         assert not solved.failed
 
     def test_backwards_returns_to_the_start(self):
-        there = solve(square, jnp.ones(2), 0.5)
-        back = solve(square, there.y, -0.5, t0=0.5)
+        move = jax.jit(lambda y, duration, t0: solve(square, y, duration, t0=t0))
+        there = move(jnp.ones(2), 0.5, 0.0)
+        back = move(there.y, -0.5, 0.5)
         np.testing.assert_allclose(back.y, 1.0, rtol=1e-7)
         assert back.time == 0.0
 
@@ -121,7 +122,10 @@ class TestEqualSteps:
         def field(t, y, args):
             return jnp.cos(t) * y
 
-        runs = [solve(field, jnp.ones(()), end, solver=solver, steps=int(n)) for n in counts]
+        runs = [
+            jax.jit(lambda n=n: solve(field, jnp.ones(()), end, solver=solver, steps=int(n)))()
+            for n in counts
+        ]
         errors = np.array([abs(solved.y - np.exp(np.sin(end))) for solved in runs])
         assert abs(slope(1 / counts, errors) - order) < 0.2
         assert [int(solved.steps) for solved in runs] == counts.tolist()
@@ -141,9 +145,11 @@ class TestEqualSteps:
         (descended, _), _ = jax.jit(
             lambda: jax.lax.scan(one, (start, tx.init(start)), length=steps)
         )()
-        solved = solve(
-            gradient_flow(loss), start, steps * 0.03, solver=diffrax.Euler(), steps=steps
-        )
+        solved = jax.jit(
+            lambda: solve(
+                gradient_flow(loss), start, steps * 0.03, solver=diffrax.Euler(), steps=steps
+            )
+        )()
         np.testing.assert_allclose(solved.y, descended, rtol=1e-12)
         assert solved.steps == steps
 
@@ -178,11 +184,12 @@ class TestFailure:
             )(durations)
 
         assert len(jax.devices()) == 2
-        solved = jax.jit(run)(self.durations)
+        compiled = jax.jit(run)
+        solved = compiled(self.durations)
         np.testing.assert_array_equal(
             solved.result, [SOLVED, SOLVED, NONFINITE if equal else SMALLEST_STEP, SOLVED]
         )
-        healthy = jax.jit(run)(self.durations.at[2].set(0.2))
+        healthy = compiled(self.durations.at[2].set(0.2))
         keep = np.array([0, 1, 3])
         np.testing.assert_array_equal(solved.y[keep], healthy.y[keep])
         if not equal:
@@ -193,12 +200,14 @@ class TestFailure:
             # Cheap: not max_steps.
             assert solved.steps[2] < 250
 
-    @pytest.mark.parametrize("bad", [np.nan, np.inf])
     @pytest.mark.parametrize("options", [{}, {"first_step": 1.0}, {"steps": 3}])
-    def test_a_start_that_is_not_finite_costs_no_step(self, bad, options):
-        solved = solve(decay, jnp.asarray(START).at[1].set(bad), 1.0, **options)
-        assert solved.result == NONFINITE
-        assert solved.steps == 0
+    def test_a_start_that_is_not_finite_costs_no_step(self, options):
+        run = jax.jit(lambda bad: solve(decay, jnp.asarray(START).at[1].set(bad), 1.0, **options))
+        for bad in (np.nan, np.inf):
+            solved = run(bad)
+            assert solved.result == NONFINITE
+            assert solved.steps == 0
+        assert run(1.0).result == SOLVED
 
     @pytest.mark.parametrize(
         "field",
@@ -238,23 +247,27 @@ class TestFailure:
 
 class TestCarrying:
     def test_the_next_step_carries_on(self):
-        first = solve(decay, jnp.asarray(START), 1.0)
-        second = solve(decay, first.y, 1.0, first_step=first.next_step)
-        anew = solve(decay, first.y, 1.0)
+        anew = jax.jit(lambda y: solve(decay, y, 1.0))
+        first = anew(jnp.asarray(START))
+        second = jax.jit(lambda y, step: solve(decay, y, 1.0, first_step=step))(
+            first.y, first.next_step
+        )
+        anew = anew(first.y)
         assert second.evaluations <= anew.evaluations
         np.testing.assert_allclose(second.y, anew.y, rtol=1e-6)
 
     def test_the_first_step_is_found_from_the_field(self):
         # diffrax 0.7.2 starts at 0.01 whatever the field.
+        run = jax.jit(lambda rate: solve(lambda t, y, args: -rate * y, jnp.ones(2), 1 / rate))
         for rate in (1e-3, 1e3):
-            solved = solve(lambda t, y, args, r=rate: -r * y, jnp.ones(2), 1 / rate)
-            assert solved.steps < 20
+            assert run(rate).steps < 20
 
     def test_a_solve_may_be_differentiated_forwards(self):
         def end(rate):
             return solve(lambda t, y, args: -rate * y, jnp.ones(()), 1.0).y
 
-        np.testing.assert_allclose(jax.jvp(end, (2.0,), (1.0,))[1], -np.exp(-2.0), rtol=1e-6)
+        found = jax.jit(lambda rate: jax.jvp(end, (rate,), (1.0,))[1])(2.0)
+        np.testing.assert_allclose(found, -np.exp(-2.0), rtol=1e-6)
 
     def test_a_solve_may_be_differentiated_backwards_on_request(self):
         def end(rate):
@@ -269,7 +282,7 @@ class TestCarrying:
             ).y
 
         # d/dr (1 - r/4)^4
-        np.testing.assert_allclose(jax.grad(end)(2.0), -(0.5**3), rtol=1e-14)
+        np.testing.assert_allclose(jax.jit(jax.grad(end))(2.0), -(0.5**3), rtol=1e-14)
 
 
 class TestErrors:

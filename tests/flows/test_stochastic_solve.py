@@ -65,8 +65,8 @@ class TestInLaw:
             return found["b"]
 
         moved = (np.asarray(ends()) - np.asarray(PARAMS["b"])) / h
-        gradients = jax.vmap(
-            lambda x, y: jax.grad(network_loss)(PARAMS, {"x": x[None], "y": y[None]})["b"]
+        gradients = jax.jit(
+            jax.vmap(lambda x, y: jax.grad(network_loss)(PARAMS, {"x": x[None], "y": y[None]})["b"])
         )(jnp.asarray(EXAMPLES["x"]), jnp.asarray(EXAMPLES["y"]))
         np.testing.assert_allclose(
             moved.mean(0), -gradients.mean(0), atol=3.5 * moved.std(0).max() / count**0.5
@@ -104,7 +104,7 @@ class TestOnePath:
     def test_keeps_the_state_s_type(self):
         model = sgd_sde(OBJECTIVE, jnp.float64(0.1), 2)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS)
-        solved = solve_sde(model, params, 0.5, key=KEY, steps=5)
+        solved = jax.jit(lambda: solve_sde(model, params, 0.5, key=KEY, steps=5))()
         assert {leaf.dtype for leaf in jax.tree.leaves(solved.y)} == {jnp.dtype("float32")}
         assert solved.time.dtype == jnp.float32
         assert (solved.time, solved.steps, solved.evaluations) == (0.5, 5, 5)
@@ -160,7 +160,8 @@ class TestDynamics:
         kicked = jax.tree.map(lambda new, old, g: new - old + h * g, state.params, PARAMS, gradient)
         # What is left lies in the span of the covariance's factor, and is not nothing.
         flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
-        columns = np.stack([flat(covariance_factor(OBJECTIVE, PARAMS, e)) for e in np.eye(12)], 1)
+        factor = jax.jit(lambda weights: covariance_factor(OBJECTIVE, PARAMS, weights))
+        columns = np.stack([flat(factor(e)) for e in np.eye(12)], 1)
         weights, *_ = np.linalg.lstsq(columns * (h * h / 3) ** 0.5, flat(kicked), rcond=1e-10)
         np.testing.assert_allclose(columns @ weights * (h * h / 3) ** 0.5, flat(kicked), rtol=1e-9)
         assert 0.2 < np.linalg.norm(weights) / 8**0.5 < 2.5
