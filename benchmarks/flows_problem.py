@@ -190,7 +190,7 @@ class Torch:
 
 
 class Judge:
-    """The ends in float64, at a tolerance of 1e-8 a step."""
+    """The ends in float64, at a tolerance of 1e-7 a step."""
 
     def __init__(self, problem: Problem):
         self._problem = problem
@@ -219,7 +219,7 @@ class Judge:
             def run(params: PyTree, batch: Any, rate: Array, duration: Array) -> flows.Solved:
                 loss = lambda p: self._problem.loss(p, batch)  # noqa: E731
                 field = flows.gradient_descent_flow(loss, rate, 2, route="closed_form")
-                return flows.solve(field, params, duration, rtol=1e-8)
+                return flows.solve(field, params, duration, rtol=1e-7)
 
             solved = run(params, batch, jnp.asarray(rate), jnp.asarray(duration))
             if bool(solved.failed):

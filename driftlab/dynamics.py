@@ -124,7 +124,7 @@ def descent(
     find_eval_params = globals()["eval_params"] if eval_params is None else eval_params
 
     def init(params: Params, key: PRNGKeyArray) -> State:
-        _check_params(params)
+        check_params(params)
         params = jax.tree.map(jnp.asarray, params)
         return State(params, tx.init(params), jnp.zeros((), jnp.int32), key)
 
@@ -229,7 +229,15 @@ def _names_eval_params(node: Any) -> bool:
     )
 
 
-def _check_params(params: Params) -> None:
+def check_params(params: Params) -> None:
+    """Raises where parameters cannot be optimised.
+
+    Args:
+      params: any pytree.
+
+    Raises:
+      TypeError: if it holds no array, or one that is not floating-point, naming it.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise TypeError("params hold no array: there is nothing to optimise.")

@@ -86,7 +86,10 @@ OPTIMIZERS: dict[str, Factory] = {
     "contrib.reduce_on_plateau": lambda rate: optax.chain(
         optax.sgd(rate), optax.contrib.reduce_on_plateau()
     ),
-    "contrib.sam": lambda rate: optax.contrib.sam(optax.sgd(rate), optax.sgd(0.05)),
+    # It takes no argument that it does not know.
+    "contrib.sam": lambda rate: optax.GradientTransformation(
+        *optax.contrib.sam(optax.sgd(rate), optax.sgd(0.05))
+    ),
     "contrib.schedule_free": lambda rate: optax.contrib.schedule_free(
         optax.sgd(rate), rate, b1=0.8
     ),
@@ -194,6 +197,8 @@ def rows() -> list[Row]:
 def network(name: str, size: int, hidden: int) -> Network:
     """A tanh network of one hidden layer with cross-entropy, in the default precision.
 
+    Pixels are from 0 to 1, less the mean image.
+
     Args:
       name: the data set: digits or mnist5k.
       size: how many images.
@@ -202,7 +207,9 @@ def network(name: str, size: int, hidden: int) -> Network:
     Returns:
       The network, started normal with variance 1 / fan-in, without biases' noise.
     """
-    loaded = data.load(name, train_size=size, flatten=True, data_dir=flags.DATA_DIR.value)
+    loaded = data.load(
+        name, train_size=size, normalization="unit", flatten=True, data_dir=flags.DATA_DIR.value
+    )
     images = np.asarray(loaded.train.inputs, float).reshape(size, -1)
     images = jnp.asarray(images - images.mean(0), float)
     labels = jax.nn.one_hot(loaded.train.targets, loaded.num_classes, dtype=float)

@@ -121,8 +121,9 @@ def survey(name: str, memory: str, config: Any) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Once with a learning rate that is known: more is judged there.
-            modified_flow(make(float(rates[0])), optimizer_cases.toy_loss, params, 2, memory)
+            if memory == "joint":
+                # Once with a learning rate that is known: more is judged there.
+                modified_flow(make(float(rates[0])), optimizer_cases.toy_loss, params, 2, memory)
             errors, moved = jax.jit(lambda many: jax.lax.map(error, many))(jnp.asarray(rates))
     except (ValueError, TypeError) as refusal:
         return {"refused": _one_line(str(refusal))}

@@ -2,9 +2,7 @@
 
     python -m experiments.principal_flow
     python -m experiments.principal_flow --config=configs/principal_flow_small.py
-    python -m experiments.principal_flow --config.data=fashion_mnist --data_dir=FOLDER \
-        --config.model=cnn --config.model_args="channels=(4,8),activation='tanh'" \
-        --config.train_size=100
+    python -m experiments.principal_flow --config=configs/principal_flow_cnn.py --data_dir=FOLDER
 
 Three parts, all in 64 bits: the quadratic of the paper's first figures, every flow from one start;
 a network trained at several learning rates, with what each flow says of the next step; and one step

@@ -86,9 +86,9 @@ def _ensembles(dataset: "xarray.Dataset", kind: str) -> Rows:
                 "s.e.": None if own else float(error[0]),
                 "apart (s.e.)": None if own else float(apart[0]),
                 "sd loss": float(found[0].std(ddof=1)),
-                "E |x|^2": float(found[1].mean()),
-                "|x|^2 apart (s.e.)": None if own else float(apart[1]),
-                "|x|^2 apart (relative)": None
+                "E norm^2": float(found[1].mean()),
+                "norm^2 apart (s.e.)": None if own else float(apart[1]),
+                "norm^2 apart (relative)": None
                 if own
                 else float(found[1].mean() / truth[1].mean() - 1),
             }
@@ -170,11 +170,12 @@ def draw(dataset: "xarray.Dataset") -> dict[str, "Figure"]:
             ylabel="error of the expectation",
         )  # fmt: skip
         axes.legend()
-        spread = new_figure(6.4, 4.2)
+        spread = new_figure(7.6, 4.2)
         axes = spread.subplots()
         for name, color in zip(dataset.adam_run.values.tolist(), LINE_COLORS, strict=False):
             values = np.sort(dataset.adam.sel(adam_run=name, final="loss").values)
             axes.plot(values, np.arange(1, len(values) + 1) / len(values), color=color, label=name)
-        axes.set(xlabel="final loss", ylabel="share of seeds below")
-        axes.legend()
+        axes.set(xlabel="loss at the end (cross-entropy)", ylabel="share of seeds below")
+        # The curves may be anywhere.
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return {"stochastic_flows_weak_order": weak, "stochastic_flows_adam": spread}

@@ -4,7 +4,7 @@ Time counts iterations. The flow is a step method and no field for diffrax: its 
 jumps where an eigenvalue reaches the edge, and the oscillation is chosen for the end of a substep.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

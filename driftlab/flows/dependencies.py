@@ -39,6 +39,7 @@ class Reach(NamedTuple):
       jumps: those that reach it through a sign or a rounding.
       periodic: those that reach it through a remainder or as the seed of a random number.
       chosen: those that decide which of two things it is, so that it may jump.
+      stairs: those that reach it through a sign or a rounding, not counting choices of constants.
     """
 
     inputs: int = 0
@@ -46,6 +47,7 @@ class Reach(NamedTuple):
     jumps: int = 0
     periodic: int = 0
     chosen: int = 0
+    stairs: int = 0
 
     def __or__(self, other: "Reach") -> "Reach":  # pyright: ignore[reportIncompatibleMethodOverride]
         """What reaches either."""
@@ -120,7 +122,7 @@ def _equation(equation: Any, operands: list[Reach]) -> list[Reach]:
         # One constant or another.
         total = total._replace(jumps=total.jumps | total.inputs)
     if inner & _JUMPS or _to_integer(equation):
-        total = total._replace(jumps=total.inputs)
+        total = total._replace(jumps=total.inputs, stairs=total.inputs)
     if inner & _ERRATIC:
         total = total._replace(periodic=total.inputs)
     if name == "select_n":

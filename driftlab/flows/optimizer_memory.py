@@ -102,7 +102,9 @@ def take_apart(
         none of the above: it is random, periodic or counts something else; naming the leaf.
     """
     names = _names(tx, params, extra_args)
-    start = tx.init(params)
+    # What is known stays known where this is called inside jit.
+    with jax.ensure_compile_time_eval():
+        start = tx.init(params)
     flat, treedef = jax.tree_util.tree_flatten_with_path(start)
     paths = [path for path, _ in flat]
     leaf_names = [jax.tree_util.keystr(path) or "state" for path in paths]
@@ -132,7 +134,7 @@ def take_apart(
         raise ValueError(
             f"the chain's update failed when given params and {list(names) or 'nothing else'}: "
             f"{type(error).__name__}: {error} If it needs an argument, name it in extra_args: "
-            "there are value, grad, value_fn and obj_fn."
+            "there are value, grad, value_fn and obj_fn; if it does not take one, leave it out."
         ) from error
 
     count = len(jax.tree.leaves(params))
@@ -231,7 +233,7 @@ def take_apart(
         coupled=frozenset(leaf_names[i] for i in coupled),
         jumping_updates=bool(smooth.jumps & tainted),
         jumping_memory=tuple(leaf_names[i] for i in moving if of_state[i].jumps & tainted),
-        jumping_clocks=tuple(leaf_names[i] for i in clocks if total.jumps >> (state_at + i) & 1),
+        jumping_clocks=tuple(leaf_names[i] for i in clocks if total.stairs >> (state_at + i) & 1),
         choosing=bool(wanted.chosen & tainted),
         traced=any(isinstance(c, Tracer) for c in closed.consts),
         uses_value=bool(wanted.inputs & value_bit),

@@ -69,7 +69,8 @@ def probe_start(chain: Chain, params: Params) -> Start:
     Returns:
       What was seen; nothing is held against a chain with traced hyper-parameters.
     """
-    if chain.traced or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+    known = jax.tree.leaves((params, chain.initial))
+    if chain.traced or any(isinstance(leaf, Tracer) for leaf in known):
         return Start(False, False, False)
 
     def seen(params: Params) -> Any:
@@ -82,8 +83,8 @@ def probe_start(chain: Chain, params: Params) -> Start:
 
     with jax.ensure_compile_time_eval():
         progress, size = (float(value) for value in jax.jit(seen)(params))
-        known = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
-    return Start(progress > 0, size == 0, known and not math.isfinite(size))
+        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+    return Start(progress > 0, size == 0, finite and not math.isfinite(size))
 
 
 def probe_memory(chain: Chain, params: Params) -> Probe:

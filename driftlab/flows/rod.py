@@ -50,7 +50,8 @@ def rod_flow(
     oscillates (there it is the flow with gradient regularisation).
 
     The field is odd in delta, so an oscillation that has died out stays out; in gradient descent
-    rounding keeps it alive. Below `floor` a shrinking delta keeps its length.
+    rounding keeps it alive. Below `floor` a shrinking delta keeps its length; so that it is seen
+    there, gradients are taken at `c +- s delta`, with s delta at least `eps^(2/3) |c|` long.
 
     Args:
       loss: `loss(params) -> scalar`, or an objective over all its data.

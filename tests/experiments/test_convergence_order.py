@@ -159,7 +159,7 @@ def test_memory_that_is_eliminated_has_an_expansion_and_no_other():
         ("flows", "principle", "no flow has that in its name. There are: gradient flow; "),
         ("learning_rates", "0.1:0.05:5", "at least a decade"),
         ("learning_rates", "0.1,0.01", "three or more"),
-        ("time", 0.1, "time=0.1 is shorter than a step of 0.5"),
+        ("time", 0.1, "time=0.1 is shorter than a step of 0.3"),
     ],
 )
 def test_bad_configs_are_refused(config, field, value, message):

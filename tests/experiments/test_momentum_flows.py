@@ -17,7 +17,12 @@ import driftlab
 from configs import momentum_flows_small
 from driftlab.flows import solve
 from driftlab.flows.momentum import inertial_flow
-from experiments import momentum_flows, momentum_flows_figures, momentum_flows_report
+from experiments import (
+    momentum_flows,
+    momentum_flows_figures,
+    momentum_flows_models,
+    momentum_flows_report,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +52,7 @@ def trained(config):
 
 
 def test_errors_are_those_of_a_flow_and_an_optimiser_run_apart(config, far):
-    objective, initialize = momentum_flows.make_problems(config)["quadratic"]
+    objective, initialize = momentum_flows_models.make_problems(config)["quadratic"]
     h, m, steps = 0.002, config.momentum, 50
     start = initialize(jax.random.key(0))
     dynamics = driftlab.descent(optax.sgd(h, m, nesterov=True), objective)
@@ -114,7 +119,7 @@ def test_bad_configs_are_refused(config):
         momentum_flows.run_errors(other)
     other.problems = "quadric"
     with pytest.raises(ValueError, match=r"there is no problem 'quadric'"):
-        momentum_flows.make_problems(other)
+        momentum_flows_models.make_problems(other)
 
 
 def test_the_binary_leaves_a_run_and_redraws_it(tmp_path):

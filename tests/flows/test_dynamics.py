@@ -157,7 +157,7 @@ class TestAgainstGradientDescent:
 
 class TestDynamics:
     def test_observe_steps_as_step_does_and_reads_the_objective(self):
-        dynamics = flow(FIELD, 0.1, OBJECTIVE)
+        dynamics = flow(FIELD, 0.1, OBJECTIVE, solver=diffrax.Heun(), steps=1)
         state = run(dynamics, BANANA.initial_params, 2)
         snapshot = dynamics.observe(state)
         chex.assert_trees_all_equal(snapshot.next_state, dynamics.step(state))
@@ -227,15 +227,14 @@ class TestFailure:
         objective = Objective(lambda y, batch: -jnp.sum(y**3) / 3)
         return flow(gradient_flow(objective), hparams["h"], objective), jnp.ones(2)
 
-    @pytest.mark.parametrize("lanes", ["vmap", "map"])
-    def test_a_lane_that_blows_up_gets_a_verdict_and_leaves_the_others_alone(self, lanes):
+    def test_a_lane_that_blows_up_gets_a_verdict_and_leaves_the_others_alone(self):
         def verdicts(times):
             return sweep(
                 self.ascent,
                 Grid({"h": times}),
                 steps=8,
                 measures=[measures.parameter_norm, inner],
-                lanes=lanes,
+                lanes="vmap",
                 divergence_factor=1e12,
                 progress=False,
             )

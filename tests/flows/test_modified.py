@@ -18,6 +18,41 @@ def loss(params):
     return jnp.sum(jnp.cosh(params["w"])) + jnp.sum(params["b"] ** 4 + params["b"] ** 2) / 2
 
 
+def masked(choose):
+    """Momentum whose updates are left out where they go against the gradient."""
+
+    def update(grads, memory, params=None):
+        memory = jax.tree.map(lambda m, g: 0.9 * m + g, memory, grads)
+        return jax.tree.map(lambda m, g: -0.1 * choose(m * g > 0, m), memory, grads), memory
+
+    return optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), update)
+
+
+def drawn():
+    def update(grads, count, params=None):
+        key = jax.random.fold_in(jax.random.key(0), count)
+        return jax.tree.map(lambda g: jax.random.uniform(key) * -g, grads), count + 1
+
+    return optax.GradientTransformation(lambda p: jnp.zeros((), int), update)
+
+
+def scheduled_inside(rate):
+    """Momentum, and a schedule by a counter in the same state."""
+
+    def update(grads, state, params=None):
+        memory = jax.tree.map(lambda m, g: 0.5 * m + g, state["memory"], grads)
+        moved = jax.tree.map(lambda m: -rate / (1 + 1e-3 * state["count"]) * m, memory)
+        return moved, {"memory": memory, "count": state["count"] + 1}
+
+    def init(params):
+        return {"memory": jax.tree.map(jnp.zeros_like, params), "count": jnp.zeros((), int)}
+
+    return optax.GradientTransformation(init, update)
+
+
+TABLE = jnp.linspace(0.1, 0.01, 50)
+
+
 def scaled(transform, rate=0.1):
     return optax.chain(transform, optax.scale(-rate))
 
@@ -39,6 +74,14 @@ REFUSED = {
     "apply_every": (optax.chain(optax.sgd(0.1), optax.apply_every(3)), "joint", "periodic"),
     "galore": (optax.contrib.galore(0.1), "joint", r"\[0\]\.count modulo a period"),
     "random": (scaled(optax.add_noise(0.1, 0.5, key=0)), "joint", "rng_key is a random key"),
+    "lookahead": (optax.lookahead(optax.sgd(0.1), 5, 0.5), "joint", "the chain's update failed"),
+    "mask": (masked(lambda keep, m: m * keep), "joint", "updates or memory of this chain jump"),
+    "where": (masked(lambda keep, m: jnp.where(keep, m, m / 2)), "eliminate", "or a mask"),
+    "drawn by count": (drawn(), "joint", "draws random numbers with it"),
+    "table": (optax.sgd(lambda count: TABLE[count]), "joint", r"\[1\]\.count.*jnp\.interp"),
+    "schedule inside": (scheduled_inside(0.1), "eliminate", "does more than correct its bias"),
+    "no value": (optax.GradientTransformation(*optax.polyak_sgd()), "joint", "argument: 'value'"),
+    "not a number": (optax.sgd(jnp.nan), "joint", "not finite.*is the learning rate NaN"),
     "sophia": (optax.contrib.sophia(0.1), "joint", r"obj_fn.*name it in extra_args"),
     "ascent": (optax.sgd(-0.1), "joint", "go up the gradient: is the learning rate negative"),
     "zero": (optax.sgd(0.0), "joint", r"the updates are 0.*is the learning rate 0"),
@@ -78,6 +121,49 @@ def test_bad_arguments(name):
     given = {"tx": optax.adam(0.1), "loss": loss, "params": PARAMS, **changed}
     with pytest.raises(kind, match=message):
         modified_flow(**given)
+
+
+@pytest.mark.parametrize("memory", ["joint", "eliminate"])
+def test_it_is_built_inside_jit(memory):
+    def slope(inside):
+        tx = optax.chain(optax.clip(0.1), optax.sgd(0.1, momentum=0.5))
+        flow = modified_flow(tx, loss, PARAMS, 2, memory)
+        y = flow.init(inside)
+        return flow.params(flow.field(0.0, y, None))
+
+    expected, found = slope(PARAMS), jax.jit(slope)(PARAMS)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_a_choice_that_is_continuous_is_served():
+    for transform in (optax.clip(0.1), optax.adaptive_grad_clip(0.1), optax.scale_by_trust_ratio()):
+        modified_flow(scaled(transform), loss, PARAMS)
+    # Negative parameters are lifted to 0, whatever the gradient: that is not going up.
+    modified_flow(optax.chain(optax.sgd(0.1), optax.keep_params_nonnegative()), loss, PARAMS)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.piecewise_constant_schedule(0.1, {30: 0.1}),
+        optax.exponential_decay(0.1, 10, 0.5, staircase=True),
+    ],
+)
+def test_a_schedule_in_stairs_warns(schedule):
+    with pytest.warns(UserWarning, match=r"jump at some number of \[1\]\.count.*off by O\(h\)"):
+        modified_flow(optax.sgd(schedule), loss, PARAMS, 2)
+    # Order 1 has that error anyway, and without memory eliminate is right on both sides.
+    modified_flow(optax.sgd(schedule), loss, PARAMS, 1)
+    modified_flow(optax.sgd(schedule), loss, PARAMS, 2, "eliminate")
+
+
+def test_a_schedule_beside_memory_runs_in_joint():
+    joint = modified_flow(scheduled_inside(0.1), loss, PARAMS, 1)
+    state = scheduled_inside(0.1).init(PARAMS) | {"count": jnp.asarray(1000)}
+    slope = joint.field(0.0, joint.init(PARAMS, state), None)
+    expected = jax.grad(loss)(PARAMS)["b"] * -0.05
+    np.testing.assert_allclose(slope.params["b"], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("tx", [optax.adagrad, optax.amsgrad])

@@ -2,10 +2,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from driftlab import Grid, Objective, descent, measures, sweep
+from driftlab import Grid, Objective, measures, sweep
 from driftlab.flows import NONFINITE, SOLVED
 from driftlab.flows.stochastic import covariance_factor, sgd_sde
 from driftlab.flows.stochastic_solve import sde_flow, solve_sde
@@ -166,18 +165,14 @@ class TestDynamics:
         np.testing.assert_allclose(columns @ weights * (h * h / 3) ** 0.5, flat(kicked), rtol=1e-9)
         assert 0.2 < np.linalg.norm(weights) / 8**0.5 < 2.5
 
-    def test_in_a_sweep_beside_sgd(self):
+    def test_in_a_sweep(self):
         def build(hparams, key):
-            h = hparams["learning_rate"]
-            if hparams["dynamics"] == "sgd":
-                return descent(optax.sgd(h), OBJECTIVE), PARAMS
-            return sde_flow(sgd_sde(OBJECTIVE, h, 2), OBJECTIVE, steps=2), PARAMS
+            model = sgd_sde(OBJECTIVE, hparams["learning_rate"], 2)
+            return sde_flow(model, OBJECTIVE, steps=2), PARAMS
 
-        grid = Grid(
-            {"learning_rate": [0.01, 0.02, 1e3], "seed": [0, 1]}, {"dynamics": ("sgd", "sde")}
-        )
+        grid = Grid({"learning_rate": [0.01, 0.02, 1e3], "seed": [0, 1]})
         found = sweep(build, grid, 20, measures=[measures.loss], record_every=20, progress=False)
-        healthy = found.sel(dynamics="sde", learning_rate=[0.01, 0.02])
+        healthy = found.sel(learning_rate=[0.01, 0.02])
         assert (healthy.verdict == "ok").all()
         assert (found.sel(learning_rate=1e3).verdict != "ok").all()
         losses = healthy.loss.values
