@@ -37,8 +37,7 @@ def interaction_coefficients(
         K_pq = s_p s_q N_pq - a_p a_q / 2.
 
     For simultaneous play N = 0; for `m` updates of the first and `k` of the second `N_22 = k
-    (k - 1) / 2`, `N_21 = m k`, `N_12 = 0`, so that `K_21 = +a_1 a_2 / 2`: the interaction changes its
-    sign.
+    (k - 1) / 2`, `N_21 = m k`, `N_12 = 0`, so that `K_21 = +a_1 a_2 / 2`: its sign changes.
 
     Args:
       learning_rates: player -> s_p; may be traced.
