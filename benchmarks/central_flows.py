@@ -1,4 +1,4 @@
-"""driftlab's central flow beside central_flows_jax, and 64 learning rates beside one.
+"""driftlab's central flow beside central_flows_jax, and 64 lanes beside one.
 
     JAX_PLATFORMS=cpu python -m benchmarks.central_flows --peer=FOLDER --peer_python=PYTHON
     JAX_PLATFORMS=cpu python -m benchmarks.central_flows [--lanes=64] [--out=FILE.md]
@@ -37,11 +37,8 @@ _PEER = flags.DEFINE_string("peer", None, "A checkout of central_flows_jax.")
 _PYTHON = flags.DEFINE_string("peer_python", None, "The interpreter of its environment.")
 _STEPS = flags.DEFINE_integer("steps", 100, "Of a round.", lower_bound=2)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "The median counts.", lower_bound=1)
-_LANES = flags.DEFINE_integer("lanes", 64, "Learning rates in lanes.", lower_bound=1)
+_LANES = flags.DEFINE_integer("lanes", 64, "Lanes, a traced learning rate each.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Markdown file to write as well.")
-
-# From the peer's on: the lanes are at their edges when the clock runs.
-_RATES = (network.LEARNING_RATE, 2 * network.LEARNING_RATE)
 
 
 class Warm(NamedTuple):
@@ -78,14 +75,14 @@ def dynamics(rate: Any) -> driftlab.Dynamics:
     )
 
 
-def warm(rates: Any) -> Warm:
+def warm(rate: float) -> Warm:
     """Follows the flow to the edge.
 
     Args:
-        rates: a learning rate a lane, or a number.
+        rate: the learning rate.
 
     Returns:
-        Where it is then.
+        One lane, where it is then.
     """
 
     def begin(rate: Any) -> tuple[Any, tuple[Any, Any]]:
@@ -99,12 +96,9 @@ def warm(rates: Any) -> Warm:
         state = flow.init(jnp.asarray(network.make().start), jax.random.key(0))
         return jax.lax.scan(step, state, None, length=network.WARM_UP)
 
-    lanes = jnp.asarray(rates, jnp.float32)
-    if not lanes.ndim:
-        state, found = jax.jit(begin)(lanes)
-    else:
-        state, found = jax.jit(lambda rates: jax.lax.map(begin, rates))(lanes)
-    return Warm(lanes, state, *found)
+    rates = jnp.asarray(rate, jnp.float32)
+    state, found = jax.jit(begin)(rates)
+    return Warm(rates, state, *found)
 
 
 def seconds(work: Callable, arguments: tuple, steps: int, rounds: int) -> dict[str, Any]:
@@ -135,7 +129,7 @@ def ours(lanes: Warm, strategy: str, steps: int, rounds: int) -> dict[str, Any]:
 
     Args:
         lanes: where they are.
-        strategy: "single" (one lane alone), "vmap" or "map".
+        strategy: "single" (one lane alone) or "vmap".
         steps: of a round.
         rounds: how many.
 
@@ -146,10 +140,7 @@ def ours(lanes: Warm, strategy: str, steps: int, rounds: int) -> dict[str, Any]:
     def advance(rate: Any, state: Any) -> Any:
         return jax.lax.fori_loop(0, steps, lambda _, s: dynamics(rate).step(s), state)
 
-    def mapped(rates: Any, states: Any) -> Any:
-        return jax.lax.map(lambda lane: advance(*lane), (rates, states))
-
-    work = {"single": advance, "vmap": jax.vmap(advance), "map": mapped}[strategy]
+    work = {"single": advance, "vmap": jax.vmap(advance)}[strategy]
     return seconds(work, (lanes.rates, lanes.states), steps, rounds)
 
 
@@ -248,20 +239,14 @@ def main(arguments: list[str]) -> None:
 
     few, less = max(2, steps // 20), min(3, rounds)
     same = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), start)
-    spread = warm(np.geomspace(*_RATES, count))
-    shown = f"rates {_RATES[0]:g} to {_RATES[1]:g}"
-    several = [
-        over("vmap, the same rate in each", ours(same, "vmap", few, less)),
-        over(f"vmap, {shown}", ours(spread, "vmap", few, less)),
-        over(f"map, {shown}", ours(spread, "map", few, less)),
-    ]
-    least = [products(spread, inner, 3) for inner in ("vmap", "map")]
+    several = [over("the flow", ours(same, "vmap", few, less))]
+    least = [products(same, inner, 3) for inner in ("vmap", "map")]
     least = min(least, key=lambda found: statistics.median(found["cpu"]))
     products_name = f"{network.EIGENVECTORS + 1} Hessian-vector products a substep, nothing else"
     several.append(over(products_name, least))
     report.table(
-        f"{count} learning rates: a step of all over a step of one",
-        ("lanes", "wall", "CPU", "CPU, over one of the peer"),
+        f"{count} lanes under vmap: a step of all over a step of one",
+        ("what", "wall", "CPU", "CPU, over one of the peer"),
         several,
     )
     report.finish()

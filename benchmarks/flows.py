@@ -183,6 +183,11 @@ def lanes(
     tried = {strategy: program(strategy, _RTOL) for strategy in ("map", "chunk:4", "vmap")}
     first = rounds(tried, 1)
     chosen = min(first, key=lambda name: first[name].median("wall"))
+    rows = [
+        [f"driftlab, {name}", *_whole(one), int(np.asarray(one.results[0].evaluations).sum())]
+        for name, one in first.items()
+    ]
+    report.table(f"The order-2 flow of {size} learning rates, one round to choose", _COLUMNS, rows)
     counts = np.zeros(size, int)
 
     def torch_one_by_one(_: int) -> list[PyTree]:
@@ -206,11 +211,6 @@ def lanes(
         found.insert(1, theirs.results[0][lane])
         errors[lane] = [problems.distance(one, end, problem.params) for one in found]
     evaluations, more = (np.asarray(one.results[0].evaluations) for one in (mine, finer))
-    rows = [
-        [f"driftlab, {name}", *_whole(one), int(np.asarray(one.results[0].evaluations).sum())]
-        for name, one in first.items()
-    ]
-    report.table(f"The order-2 flow of {size} learning rates, one round to choose", _COLUMNS, rows)
     rows = [
         [f"driftlab, {chosen}", *_whole(mine), int(evaluations.sum())],
         [f"torchdiffeq, {threads} thread(s)", *_whole(theirs), int(counts.sum())],

@@ -9,7 +9,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
-from driftlab.dynamics import Dynamics, Snapshot, State, check_params
+from driftlab.dynamics import Dynamics, Snapshot, State, check_params, eval_params
 from driftlab.game import Game, Players, check_players, half_square
 from driftlab.objective import Batch, Params
 
@@ -18,6 +18,7 @@ _TABLEAUX = {
     "euler": ([], [1.0]),
     "heun": ([[1.0]], [0.5, 0.5]),
     "rk4": ([[0.5], [0.0, 0.5], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+    "extragradient": ([[1.0]], [0.0, 1.0]),
 }
 
 
@@ -39,7 +40,8 @@ def simultaneous(txs: Mapping[str, optax.GradientTransformation], game: Game) ->
     Returns:
       The dynamics; `State.params` is player -> parameters, `State.inner` player -> optax state. A
       snapshot's value and loss are the Hamiltonian of the gradients that moved the players
-      (`|xi|^2 / 2`, corrections included), so that a sweep's verdict is about it.
+      (`|xi|^2 / 2`, corrections included), so that a sweep's verdict is about it; its eval_params
+      are each player's own (`driftlab.dynamics.eval_params`).
 
     Raises:
       ValueError: if txs are not one for each player; from `init`, if params are not.
@@ -139,7 +141,8 @@ def runge_kutta(
     Args:
       learning_rates: player -> h_p; may be traced.
       game: what they play. Corrections are part of every stage.
-      method: "rk4", "heun", or "euler", which is `simultaneous` with `optax.sgd`.
+      method: "rk4", "heun"; "extragradient", which moves from theta along the gradients a step
+        ahead; or "euler", which is `simultaneous` with `optax.sgd`.
 
     Returns:
       The dynamics, as `simultaneous`; it has no inner state.
@@ -284,7 +287,10 @@ def _dynamics(
             value=value,
             loss=value,
             gradient=moved.gradients,
-            eval_params=state.params,
+            eval_params={
+                player: eval_params(state.inner[player], state.params[player])
+                for player in game.players
+            },
             dynamics=dynamics,
         )
 

@@ -60,14 +60,23 @@ OPTIMIZERS: dict[str, Factory] = {
     "sgd": _alias(optax.sgd, momentum=0.8, nesterov=True),
     **{
         f"contrib.{name}": _alias(getattr(optax.contrib, name), **_SMOOTH)
-        for name in ("acprop", "adopt", "momo_adam", "simplified_ademamix")
+        for name in ("acprop", "adopt", "momo_adam")
     },
     **{
         f"contrib.{name}": _alias(getattr(optax.contrib, name))
-        for name in ("cocob", "dog", "dowg", "galore", "sophia")
+        for name in ("cocob", "galore", "sophia")
     },
-    "contrib.ademamix": _alias(optax.contrib.ademamix, b1=0.8, b2=0.9, b3=0.9, eps=0.1),
-    "contrib.dadapt_adamw": _alias(optax.contrib.dadapt_adamw, **_BETAS),
+    # Those with a rate of their own: divided where they would be at the minimum before the flow
+    # starts, and with a first estimate of 1 where the default, 1e-6, hardly moves.
+    "contrib.ademamix": lambda rate: optax.contrib.ademamix(
+        rate / 6, b1=0.8, b2=0.9, b3=0.9, eps=0.1
+    ),
+    "contrib.simplified_ademamix": lambda rate: optax.contrib.simplified_ademamix(
+        rate / 10, **_SMOOTH
+    ),
+    "contrib.dadapt_adamw": _alias(optax.contrib.dadapt_adamw, estim_lr0=1.0, **_BETAS),
+    "contrib.dog": _alias(optax.contrib.dog, init_step=("distance", 1.0)),
+    "contrib.dowg": _alias(optax.contrib.dowg, init_estim_sq_dist=1.0),
     "contrib.differentially_private_aggregate": _scaled(
         lambda: optax.contrib.differentially_private_aggregate(1.0, 0.5, 0)
     ),
@@ -75,14 +84,15 @@ OPTIMIZERS: dict[str, Factory] = {
     "contrib.hutchinson_estimator_diag_hessian": _scaled(
         optax.contrib.hutchinson_estimator_diag_hessian
     ),
-    "contrib.madgrad": _alias(optax.contrib.madgrad, eps=0.1),
+    "contrib.madgrad": lambda rate: optax.contrib.madgrad(rate / 20, eps=0.1),
     "contrib.mechanize": lambda rate: optax.contrib.mechanize(optax.sgd(rate)),
     "contrib.momo": _alias(optax.contrib.momo, beta=0.8),
-    "contrib.muon": _alias(
-        optax.contrib.muon, beta=0.8, adam_b1=0.8, adam_b2=0.9, adam_eps_root=0.1, eps=0.1
+    # Its steps are of one size: at the full rate it would chatter around the minimum.
+    "contrib.muon": lambda rate: optax.contrib.muon(
+        rate / 4, beta=0.8, adam_b1=0.8, adam_b2=0.9, adam_eps_root=0.1, eps=0.1
     ),
     "contrib.normalize": _scaled(optax.contrib.normalize),
-    "contrib.prodigy": _alias(optax.contrib.prodigy, **_BETAS),
+    "contrib.prodigy": _alias(optax.contrib.prodigy, estim_lr0=1.0, **_BETAS),
     "contrib.reduce_on_plateau": lambda rate: optax.chain(
         optax.sgd(rate), optax.contrib.reduce_on_plateau()
     ),

@@ -97,7 +97,7 @@ def test_a_run_measures_the_theory_s_orders_and_nothing_else(config, tmp_path, m
     for module in (convergence_order, convergence_report):
         monkeypatch.setattr(module, "CASES", cases)
     config = config.copy_and_resolve_references()
-    config.problems = "toy"
+    config.problems, config.toy_terms = "toy", 3
     dataset = convergence_order.run(config, tmp_path)
     (rows,) = convergence_report.tables(dataset).values()
     found = {row["flow"]: row for row in rows}
@@ -159,7 +159,7 @@ def test_memory_that_is_eliminated_has_an_expansion_and_no_other():
         ("flows", "principle", "no flow has that in its name. There are: gradient flow; "),
         ("learning_rates", "0.1:0.05:5", "at least a decade"),
         ("learning_rates", "0.1,0.01", "three or more"),
-        ("time", 0.1, "time=0.1 is shorter than a step of 0.3"),
+        ("time", 0.1, "time=0.1 is shorter than a step of 0.5"),
     ],
 )
 def test_bad_configs_are_refused(config, field, value, message):

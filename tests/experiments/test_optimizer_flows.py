@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags as absl_flags
@@ -48,18 +50,22 @@ def test_every_optimizer_of_optax_is_listed():
     assert {"adam", "nadamw", "polyak_sgd", "contrib.muon"} <= optimizer_cases.published()
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 def test_every_optimizer_of_optax_can_be_made():
+    params = jax.tree.map(jnp.asarray, optimizer_cases.TOY)
     for make in optimizer_cases.OPTIMIZERS.values():
-        make(0.1).init(optimizer_cases.TOY)
+        jax.eval_shape(make(0.1).init, params)
 
 
 def test_eliminated_fields_are_those_derived_by_hand(config):
-    found = optimizer_flows.identities(config)
+    # The gradient must cost more than what is elementwise on 1210 parameters.
+    larger = config.copy_and_resolve_references()
+    larger.digits_size = 500
+    found = optimizer_flows.identities(larger)
     assert set(found) == {"gradient descent", "heavy ball", "Nesterov", "RMSProp", "Adam"}
     for gap, cost in found.values():
         assert gap < 1e-12
-        # What is elementwise on 1210 parameters beside the loss on 20 images.
-        assert cost < 1.25
+        assert cost < 1.1
 
 
 def test_a_reason_is_one_line():
@@ -102,5 +108,5 @@ def test_the_binary_leaves_a_run(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert len(summary["tables"]) == 2
+    assert len(summary["tables"]) == 1
     assert "lion" in (tmp_path / "run" / "report.md").read_text()
