@@ -39,11 +39,21 @@ bench:  ## driftlab beside its peers, in one run (an hour); results go to docs/r
 	$(BIN)/python -m benchmarks.curvature --out=docs/results/curvature.md
 	$(BIN)/python -m benchmarks.curvature --torch_threads=2 --sections=eigenvalues,trace \
 	  --out=docs/results/curvature_torch_threads.md
+	$(BIN)/python -m benchmarks.flows --out=docs/results/flows.md
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.central_flows
 
-reproduce: setup  ## Published results on real data, claim against measurement (half an hour); into runs/
+reproduce: setup  ## Published results on real data, claim against measurement (two hours); into runs/
 	$(BIN)/python -m experiments.edge_of_stability --out=runs/edge_of_stability
 	$(BIN)/python -m experiments.spectrum --out=runs/spectrum
 	$(BIN)/python -m experiments.catapult --out=runs/catapult
+	$(BIN)/python -m experiments.flow_vs_descent --out=runs/flow_vs_descent
+	$(BIN)/python -m experiments.convergence_order --out=runs/convergence_order
+	$(BIN)/python -m experiments.optimizer_flows --out=runs/optimizer_flows
+	$(BIN)/python -m experiments.principal_flow --out=runs/principal_flow
+	$(BIN)/python -m experiments.momentum_flows --out=runs/momentum_flows
+	$(BIN)/python -m experiments.stochastic_flows --out=runs/stochastic_flows
+	$(BIN)/python -m experiments.central_flows --out=runs/central_flows
+	$(BIN)/python -m experiments.dal --out=runs/dal
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs

@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train_size = 100
     config.model = "cnn"
     config.model_args = "channels=(4,8),activation='tanh'"
-    # h lambda_1 of 0.7, of 1.4 and of 2: below 1 / lambda_1, above it, on the edge.
+    # After the first steps h lambda_1 is 0.6, 1.0 to 1.2, and 1.1 to 1.9.
     config.learning_rates = "0.03,0.06,0.1"
     config.steps = 500
     config.record_every = 5

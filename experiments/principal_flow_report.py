@@ -121,7 +121,9 @@ def _claims(
         {
             "claim": "the principal flow sees instabilities that gradient flow and order 2 miss",
             "measured": f"of {int(rose.sum())} steps that raise the loss: {caught}, they {others}",
-            "holds": "yes" if caught > rose.sum() / 2 and others == 0 else "no",
+            "holds": ("yes" if caught > rose.sum() / 2 and others == 0 else "no")
+            if rose.any()
+            else "not tested",
         },
     ]
     beyond = [row for row in displaced if row["scaled"] > 1]

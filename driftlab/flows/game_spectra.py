@@ -110,6 +110,8 @@ def leading_eigenvalues(
     linear_operator: Any = sparse.LinearOperator
     eigs: Any = sparse.eigs
     operator = linear_operator((n, n), matvec=product, dtype=np.dtype(flat.dtype))
+    values: Any
+    vectors: Any
     converged = True
     try:
         values, vectors = eigs(
