@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from driftlab.checks import check_params
 from driftlab.objective import Batch, Objective, Params
 
 
@@ -227,26 +228,3 @@ def _names_eval_params(node: Any) -> bool:
     return isinstance(node, optax.contrib.ScheduleFreeState) or callable(
         getattr(node, "eval_params", None)
     )
-
-
-def check_params(params: Params) -> None:
-    """Raises where parameters cannot be optimised.
-
-    Args:
-      params: any pytree.
-
-    Raises:
-      TypeError: if it holds no array, or one that is not floating-point, naming it.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise TypeError("params hold no array: there is nothing to optimise.")
-    for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            name = jax.tree_util.keystr(path) or "params"
-            raise TypeError(
-                f"parameter {name} has dtype {dtype}; gradients need floating-point "
-                "parameters. Keep integers and booleans out of params (close over them, or "
-                "split them off as equinox.partition and nnx.split do)."
-            )

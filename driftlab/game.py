@@ -1,11 +1,12 @@
 """Games: several players, each of whom minimises a loss of everyone's parameters."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from driftlab.objective import Batch, Loss, Objective, Params
@@ -128,7 +129,7 @@ class Game:
         Returns:
           The scalar. Source: Balduzzi et al. (2018), section 2. Cost: every player's gradient.
         """
-        return half_square(self.gradients(params, batch))
+        return optax.tree.norm(self.gradients(params, batch), squared=True) / 2
 
 
 def corrected(game: Game, correction: Correction, coefficient: Any = 1.0) -> Game:
@@ -162,48 +163,6 @@ def corrected(game: Game, correction: Correction, coefficient: Any = 1.0) -> Gam
         return jax.tree.map(jnp.add, previous(player, params, batch), found)
 
     return dataclasses.replace(game, correction=total)
-
-
-def half_square(gradients: Players) -> Float[Array, ""]:
-    """`|xi|^2 / 2` of given gradients.
-
-    Args:
-      gradients: player -> xi_p.
-
-    Returns:
-      The scalar.
-    """
-    return jnp.stack([jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradients)]).sum() / 2
-
-
-def check_players(name: str, given: Mapping[str, Any], players: Sequence[str]) -> None:
-    """Raises where something is not given for each player and nobody else.
-
-    Args:
-      name: the argument.
-      given: player -> anything.
-      players: the game's.
-
-    Raises:
-      TypeError: if it is no mapping.
-      ValueError: naming who is missing, or not in the game.
-    """
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{name} must map each player ({', '.join(players)}) to a value; got "
-            f"{type(given).__name__}."
-        )
-    missing = [player for player in players if player not in given]
-    unknown = [player for player in given if player not in players]
-    if missing or unknown:
-        raise ValueError(
-            f"{name} is given for {list(given)}, the players are {list(players)}: "
-            + "; ".join(
-                [f"{missing} missing"] * bool(missing)
-                + [f"{unknown} not in the game"] * bool(unknown)
-            )
-            + "."
-        )
 
 
 def _scalar(value: Any, player: str) -> Float[Array, ""]:

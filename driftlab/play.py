@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
-from driftlab.dynamics import Dynamics, Snapshot, State, check_params, eval_params
-from driftlab.game import Game, Players, check_players, half_square
+from driftlab.checks import check_params, check_players, check_rates, check_round
+from driftlab.dynamics import Dynamics, Snapshot, State, eval_params
+from driftlab.game import Game, Players
 from driftlab.objective import Batch, Params
 
 # Explicit Runge-Kutta methods: rows of a, then b.
@@ -187,57 +187,6 @@ def runge_kutta(
     return _dynamics(nothing, game, step)
 
 
-def check_round(
-    players: Sequence[str], order: Sequence[str] | None, updates: Sequence[int] | None
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The order of a round and how often each player moves in it, checked.
-
-    Args:
-      players: the game's.
-      order: first to last; None for that of the game.
-      updates: how many updates each makes, in that order; None for one each.
-
-    Returns:
-      `(order, updates)`.
-
-    Raises:
-      ValueError: if order is not an order of the players, or updates are not positive integers.
-    """
-    order = tuple(players) if order is None else tuple(order)
-    if sorted(order) != sorted(players):
-        raise ValueError(f"order={order} must name each of the players {tuple(players)} once.")
-    updates = (1,) * len(order) if updates is None else tuple(updates)
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in updates)
-    if len(updates) != len(order) or not whole:
-        raise ValueError(
-            f"updates={updates} must be {len(order)} positive integers: how many updates each of "
-            f"{order} makes in a round."
-        )
-    return order, updates
-
-
-def check_rates(learning_rates: Mapping[str, Any]) -> None:
-    """Raises where a known learning rate is not a positive scalar.
-
-    Args:
-      learning_rates: player -> h_p.
-
-    Raises:
-      ValueError: naming the player.
-    """
-    for player, rate in learning_rates.items():
-        if jnp.shape(rate) != ():
-            raise ValueError(
-                f"the learning rate of player {player!r} must be a scalar; got shape "
-                f"{jnp.shape(rate)}. Several make a lane axis of a sweep."
-            )
-        if not isinstance(rate, Tracer) and not (float(rate) > 0):
-            raise ValueError(
-                f"the learning rate of player {player!r} is {float(rate)}; it must be positive: a "
-                "player who does not move belongs into the other's loss."
-            )
-
-
 def _gradient(game: Game, player: str, params: Players, batch: Batch) -> Params:
     gradient = game.gradient(player, params, batch)[1]
     if game.correction is None:
@@ -278,7 +227,7 @@ def _dynamics(
 
     def observe(state: State) -> Snapshot:
         moved = step(state)
-        value = half_square(moved.gradients)
+        value = optax.tree.norm(moved.gradients, squared=True) / 2
         return Snapshot(
             state=state,
             next_state=State(moved.params, moved.inner, state.step + 1, state.key),

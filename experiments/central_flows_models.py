@@ -187,12 +187,4 @@ def reading_of(config: Any) -> dict[str, Any]:
 
 
 def _followed(field: Any, step_time: Any, objective: driftlab.Objective) -> Dynamics:
-    return flow(
-        field.field,
-        step_time,
-        objective,
-        to_state=field.init,
-        to_params=field.params,
-        rtol=1e-4,
-        atol=1e-7,
-    )
+    return flow(field, step_time, objective, rtol=1e-4, atol=1e-7)

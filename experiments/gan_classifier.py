@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 import driftlab
 from driftlab import models, sampling
 from driftlab.measures.samples import Features
-from driftlab.models.gan import ConvolutionalDiscriminator, leaky_relu
+from driftlab.models.gan import leaky_relu
 
 
 class Classifier(NamedTuple):

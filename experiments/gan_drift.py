@@ -241,7 +241,9 @@ def make_grid(config: Any) -> driftlab.Grid:
     methods = tuple(config.methods.split(","))
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
-        raise ValueError(f"methods={config.methods!r}: there is no {unknown}; choose from {METHODS}.")
+        raise ValueError(
+            f"methods={config.methods!r}: there is no {unknown}; choose from {METHODS}."
+        )
     if config.average_decay and "rk4" in methods:
         raise ValueError("average_decay: Runge-Kutta has no average; leave rk4 out of methods.")
     rates = flags.parse_values(config.learning_rates, "learning_rates", positive=True)
@@ -267,9 +269,7 @@ def gradient_norms(snapshot: Snapshot) -> dict[str, Array]:
     }
 
 
-def run(
-    config: Any, problem: Problem, out: Path | None = None, **options: Any
-) -> "xarray.Dataset":
+def run(config: Any, problem: Problem, out: Path | None = None, **options: Any) -> "xarray.Dataset":
     """Runs the sweep of a config.
 
     Args:

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Int8, PRNGKeyArray, PyTree
 
 from driftlab.dynamics import Dynamics, State, from_step
 from driftlab.flows.solve import SOLVED, Field, Solved, check_state, solve, time_dtype
+from driftlab.flows.vector_field import Flow
 from driftlab.objective import Objective, Params
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FlowState(NamedTuple):
 
 
 def flow(
-    field: Field,
+    field: Field | Flow,
     step_time: ArrayLike,
     objective: Objective,
     *,
@@ -65,7 +66,7 @@ def flow(
     its own `State.step` only, for which `FlowState.step` stands: at another it becomes NaN.
 
     Args:
-      field: `field(t, y, args) -> dy/dt`.
+      field: `field(t, y, args) -> dy/dt`, or a `Flow`, which brings to_state and to_params.
       step_time: the time of one step; a number or a traced scalar, so that it can be a lane axis.
       objective: what the loss and gradient of a snapshot refer to; not part of the flow.
       to_state: `to_state(params) -> y` at time 0, for an ODE whose state is not params itself (a
@@ -86,7 +87,7 @@ def flow(
 
     Raises:
       ValueError: if step_time is not a positive, finite scalar, or only one of to_state and
-        to_params is given; as `driftlab.flows.solve`, from `step`.
+        to_params is given, or they come with a `Flow`; as `driftlab.flows.solve`, from `step`.
       TypeError: from `init`, if y is not made of floating-point or complex arrays.
 
     Cost: with Tsit5 at the default tolerance, 7 evaluations of the field a step as long as
@@ -95,6 +96,13 @@ def flow(
     gradient costs nothing unless it is read.
     """
     check_step_time(step_time)
+    if isinstance(field, Flow):
+        if to_state is not None or to_params is not None:
+            raise ValueError(
+                "to_state and to_params are those of the Flow that field is: leave them out, or "
+                "pass its `field`."
+            )
+        to_state, to_params, field = field.init, field.params, field.field
     if (to_state is None) != (to_params is None):
         raise ValueError(
             "to_state and to_params are given together: one makes the ODE's state from params, "

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from driftlab.checks import check_players, check_round
 from driftlab.flows.games import Clock, interaction_coefficients
-from driftlab.game import Game, PlayerLoss, Players, check_players
+from driftlab.game import Game, PlayerLoss, Players
 from driftlab.objective import Batch, Params
-from driftlab.play import check_round
 
 Form = Literal["stop_gradient", "frozen", "zero_sum", "common_payoff"]
 FORMS = ("stop_gradient", "frozen", "zero_sum", "common_payoff")

@@ -15,11 +15,11 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from driftlab.checks import check_players, check_round
 from driftlab.flows.game_spectra import dense_jacobian, leading_eigenvalues
 from driftlab.flows.games import interaction_coefficients
-from driftlab.game import Game, Players, check_players
+from driftlab.game import Game, Players
 from driftlab.objective import Batch
-from driftlab.play import check_round
 
 Verdict = Literal["stable", "marginal", "unstable", "unknown"]
 

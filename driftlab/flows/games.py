@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
+from driftlab.checks import check_players, check_rates, check_round
 from driftlab.flows.one_step import log_map_flow
 from driftlab.flows.vector_field import Field
-from driftlab.game import Game, PlayerLoss, Players, check_players
+from driftlab.game import Game, PlayerLoss, Players
 from driftlab.objective import Params
-from driftlab.play import check_rates, check_round
 
 Clock = Literal["one", "own"]
 # player -> player -> coefficient

@@ -20,7 +20,7 @@ def stable_flow(
     the edge of stability, where it is stiff: an explicit solver takes about
     `max(3, eigenvalue of P^{-1} H)` steps an iteration.
 
-    `driftlab.flow(f.field, 1.0, objective, to_state=f.init, to_params=f.params)` is its dynamics.
+    `driftlab.flow(stable_flow(...), 1.0, objective)` is its dynamics.
 
     Args:
       loss: what is minimised: `loss(params) -> scalar`, or an objective over all its data.

@@ -17,8 +17,7 @@ class Flow(NamedTuple):
     """A vector field with the way into its state and back.
 
     For an ODE whose state y is more than parameters: a velocity or an optimiser's memory beside
-    them, real and imaginary parts. `driftlab.flow(flow.field, step_time, objective,
-    to_state=flow.init, to_params=flow.params)` is its dynamics.
+    them, real and imaginary parts. `driftlab.flow(flow, step_time, objective)` is its dynamics.
 
     Attributes:
       field: `field(t, y, args) -> dy/dt`.

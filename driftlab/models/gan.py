@@ -234,9 +234,7 @@ def mlp_gan(
     discriminator = MLP(
         tuple(reversed(widths)), 1, activation=leaky_relu, initialization="he_normal"
     )
-    generator = MLPGenerator(
-        tuple(image_shape), tuple(widths), output_activation=output_activation
-    )
+    generator = MLPGenerator(tuple(image_shape), tuple(widths), output_activation=output_activation)
     return GANNetworks(generator, discriminator)
 
 

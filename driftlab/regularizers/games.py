@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
+from driftlab.checks import check_players, check_round
 from driftlab.flows.games import Clock, drift_term, interaction_coefficients
-from driftlab.game import Correction, Game, Players, check_players
+from driftlab.game import Correction, Game, Players
 from driftlab.objective import Batch, Params, batch_length
-from driftlab.play import check_round
 
 Estimator = Literal["biased", "unbiased"]
 

@@ -217,7 +217,9 @@ def carry_spectral_vectors(
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         if params is None:
-            raise ValueError("carry_spectral_vectors needs params: tx.update(updates, state, params).")
+            raise ValueError(
+                "carry_spectral_vectors needs params: tx.update(updates, state, params)."
+            )
         moved, state = tx.update(updates["weights"], state, params["weights"])
         weights, vectors = params["weights"], params["vectors"]
         following = spectral_normalize(weights, vectors, iterations, layers=layers)[1]

@@ -59,9 +59,7 @@ def test_the_tiny_reproduction():
     rate, steps = 0.2, 600
     method = preconditioning.gradient_descent(rate)
     stable = stable_flow(objective, method)
-    flow = driftlab.flow(
-        stable.field, 1.0, objective, to_state=stable.init, to_params=stable.params
-    )
+    flow = driftlab.flow(stable, 1.0, objective)
     descended, raw = follow(
         driftlab.descent(optax.sgd(rate), objective), params, steps, lambda s: s.value
     )

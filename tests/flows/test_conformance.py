@@ -120,10 +120,7 @@ def test_a_flow_is_swept_like_an_optimiser(case):
 
     def build(hparams, key):
         h = hparams["learning_rate"]
-        flow = as_flow(case.build(loss, h, start(float)))
-        dynamics = driftlab.flow(
-            flow.field, case.step_time(h), objective, to_state=flow.init, to_params=flow.params
-        )
+        dynamics = driftlab.flow(case.build(loss, h, start(float)), case.step_time(h), objective)
         return dynamics, start(float)
 
     grid = driftlab.Grid({"learning_rate": [0.02, 0.05]})

@@ -15,6 +15,7 @@ from driftlab.flows import (
     SMALLEST_STEP,
     SOLVED,
     STEP_LIMIT,
+    Flow,
     flow,
     gradient_flow,
     preconditioned_gradient_flow,
@@ -296,6 +297,9 @@ class TestFailure:
     def test_both_ways_between_params_and_state_are_needed(self):
         with pytest.raises(ValueError, match="to_state and to_params are given together"):
             flow(FIELD, 0.1, OBJECTIVE, to_state=lambda params: params)
+        whole = Flow(FIELD, lambda params: params, lambda y: y)
+        with pytest.raises(ValueError, match="are those of the Flow that field is"):
+            flow(whole, 0.1, OBJECTIVE, to_state=lambda params: params)
 
     def test_integer_params(self):
         with pytest.raises(TypeError, match="dtype int64"):

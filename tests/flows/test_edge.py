@@ -96,7 +96,7 @@ def test_float32_stays(float32):
     problem = problems.perturbed_rosenbrock()
     flow = edge_flow(problem.loss, np.float64(0.1))
     objective = driftlab.Objective(problem.loss)
-    dynamics = driftlab.flow(flow.field, 0.1, objective, to_state=flow.init, to_params=flow.params)
+    dynamics = driftlab.flow(flow, 0.1, objective)
     state = dynamics.init(jnp.asarray(problem.initial_params, jnp.float32), jax.random.key(0))
     state = jax.jit(dynamics.step)(state)
     assert state.params.dtype == jnp.float32

@@ -260,7 +260,7 @@ def test_it_is_a_dynamics():
     objective = driftlab.Objective(lambda p, batch: loss(p))
     tx = optax.sgd(0.02, momentum=0.5)
     flow = modified_flow(tx, objective, PARAMS, order=4)
-    dynamics = driftlab.flow(flow.field, 1, objective, to_state=flow.init, to_params=flow.params)
+    dynamics = driftlab.flow(flow, 1, objective)
     descent = driftlab.descent(tx, objective)
 
     def run(which):

@@ -114,9 +114,7 @@ def test_learning_rates_are_lanes_and_float32_stays(float32):
 
     def run(rate, params):
         flow = rod_flow(problem.loss, rate)
-        dynamics = driftlab.flow(
-            flow.field, rate, objective, to_state=flow.init, to_params=flow.params
-        )
+        dynamics = driftlab.flow(flow, rate, objective)
         state = dynamics.init(params, jax.random.key(0))
         return jax.lax.fori_loop(0, 3, lambda _, s: dynamics.step(s), state).params
 
