@@ -11,8 +11,6 @@ Source: Lewkowycz, Bahri, Dyer, Sohl-Dickstein, Gur-Ari (2020), "The large learn
 deep learning: the catapult mechanism".
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -281,7 +279,7 @@ def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset
         seed=config.seed,
         divergence_factor=config.divergence_factor,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -293,9 +291,7 @@ def main(config: Any) -> None:
       config: that of `--config`, with its overrides.
     """
     config = flags.override(config)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"catapult-{digest}")
+    out = flags.run_folder(config, "catapult")
     finished = is_finished(out)
     shard = parse_shard(flags.SHARD.value)
     dataset = run(
@@ -316,9 +312,7 @@ def main(config: Any) -> None:
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = catapult_report.draw(outcome)
     report.write_report(out, "The catapult", dataset, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

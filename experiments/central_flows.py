@@ -13,9 +13,6 @@ of its own in the run's folder; figures, report.md and summary.json are beside t
 """
 
 import functools
-import hashlib
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
@@ -95,9 +92,8 @@ def main(config: Any) -> None:
         raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
     names = config.optimizers.split(",")
     problem = make_objective(config)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"central_flows-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "central_flows")
     options = {
         "lanes": flags.LANES.value,
         "devices": flags.DEVICES.value,
@@ -116,9 +112,7 @@ def main(config: Any) -> None:
         summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}
         figures = central_flows_figures.draw(results, config.window)
         report.write_report(out, "Models of the edge of stability", whole, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Dherin, Barrett & De (2021); Kovachki & Stuart (2021); Rosca, Wu, Qin & Dherin (
 Deisenroth (2023).
 """
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -197,7 +196,7 @@ def run(config: Any, folder: Path | None = None) -> "xarray.Dataset":
         },
         coordinates,
         {
-            "config": json.dumps({"config": _described(config)}),
+            "config": json.dumps({"config": flags.as_json(config)}),
             "environment": json.dumps(environment()),
             "lanes": "map",
             "wall_seconds": time.perf_counter() - began,
@@ -215,9 +214,8 @@ def main(config: Any) -> None:
         if flag.value is not None:
             raise ValueError(f"--{flag.name}: this experiment has none; see --help.")
     config = flags.override(config)
-    described = _described(config)
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"convergence_order-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "convergence_order")
     # Refused before the folder is made.
     scaled_learning_rates(config)
     named_cases(config)
@@ -227,13 +225,7 @@ def main(config: Any) -> None:
         summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
         figures = convergence_report.draw(dataset)
         report.write_report(out, "Orders of convergence", dataset, found, figures, summary)
-    for heading, rows in found.items():
-        report.print_table(heading, rows)
-    print(f"{out}/report.md: the figures")
-
-
-def _described(config: Any) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ instability in deep learning", section 6.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +136,7 @@ def run(config: Any, problem: Problem, batching: str, method: str, **options: An
         record_every=config.record_every,
         seed=config.seed,
         divergence_factor=config.divergence_factor,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -194,9 +192,8 @@ def main(config: Any) -> None:
             "mini-batches in folders of their own, with --config.mini_batch_steps=0 and "
             "--config.steps=0."
         )
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"dal-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "dal")
     with opened(out, {"config": described, "x64": flags.X64.value}):
         parts = [path for path in out.glob("*_batch_*") if path.is_dir()]
         finished = bool(parts) and all(is_finished(path) for path in parts)

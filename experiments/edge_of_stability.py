@@ -12,10 +12,7 @@ folder, as has gradient flow; figures, report.md and summary.json are beside the
 continues an interrupted run; on a finished one it redraws the figures.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,9 +182,8 @@ def main() -> None:
     for name in methods:
         _rates(config, name)  # refused before anything has run
     problem = make_objective(config)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"edge_of_stability-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "edge_of_stability")
     options = {
         "lanes": flags.LANES.value,
         "devices": flags.DEVICES.value,

@@ -1,6 +1,8 @@
 """The flags that all experiments share, and the frame around their `main`."""
 
 import ast
+import hashlib
+import json
 import os
 import sys
 import traceback
@@ -137,6 +139,32 @@ def override(config: Any) -> Any:
         if flag.value is not None:
             config[flag.name] = flag.value
     return config
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A config as a run's config.json holds it.
+
+    Args:
+      config: an `ml_collections.ConfigDict`.
+
+    Returns:
+      Its fields, in JSON's types.
+    """
+    return json.loads(config.to_json_best_effort())
+
+
+def run_folder(config: Any, name: str) -> Path:
+    """`--out`, or a folder of the experiment's name and the config's digest in `runs`.
+
+    Args:
+      config: the run's, with its overrides.
+      name: the experiment's.
+
+    Returns:
+      The folder; it need not exist.
+    """
+    digest = hashlib.sha256(json.dumps(as_json(config), sort_keys=True).encode()).hexdigest()[:8]
+    return Path(OUT.value or Path("runs") / f"{name}-{digest}")
 
 
 def parse_values(text: str, name: str, *, positive: bool = False) -> np.ndarray:

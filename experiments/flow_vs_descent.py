@@ -14,8 +14,6 @@ Source: Rosca, Wu, Qin, Dherin (2023), "On a continuous time model of gradient d
 instability in deep learning"; Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -152,7 +150,7 @@ def run(config: Any, setting: Setting, out: Path | None = None, **options: Any) 
         # A flow is followed for as long as the optimiser's numbers last.
         divergence_factor=1e12,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -180,9 +178,7 @@ def main(config: Any) -> None:
         raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
     setting = make_setting(config)
     portraits = flow_portraits.parse_portraits(config, PROBLEMS)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"flow_vs_descent-{digest}")
+    out = flags.run_folder(config, "flow_vs_descent")
     finished = is_finished(out)
     dataset = run(
         config,

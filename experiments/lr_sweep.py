@@ -9,10 +9,7 @@ metrics (metrics.zarr; driftlab.open_run), figures, report.md and summary.json. 
 continues an interrupted run; on a finished one it redraws the figures.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
@@ -174,9 +171,8 @@ def main() -> None:
             config[flag.name] = flag.value
     grid = make_grid(config)
     build = make_build(config, grid)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"lr_sweep-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "lr_sweep")
     measures = driftlab.measures
     whole = [measures.training(batch_size=1000), measures.evaluation(batch_size=1000)]
     finished = is_finished(out)

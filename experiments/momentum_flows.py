@@ -13,8 +13,6 @@ in the run's folder; the same command continues an interrupted run.
 Source: Kovachki & Stuart (2021), "Continuous time analysis of momentum methods".
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +84,7 @@ def run_errors(config: Any, out: Path | None = None, **options: Any) -> "xarray.
             seed=config.seed,
             divergence_factor=config.divergence_factor,
             out=out,
-            config=json.loads(config.to_json_best_effort()),
+            config=flags.as_json(config),
             **options,
         )
 
@@ -148,7 +146,7 @@ def run_training(config: Any, out: Path | None = None, **options: Any) -> "xarra
         seed=config.seed,
         divergence_factor=config.divergence_factor,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -162,9 +160,8 @@ def main(config: Any) -> None:
     config = flags.override(config)
     if parse_shard(flags.SHARD.value) != WHOLE:
         raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"momentum_flows-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "momentum_flows")
     with opened(out, {"config": described, "x64": flags.X64.value}):
         parts = {"errors": run_errors, "training": run_training}
         finished = all(is_finished(out / name) for name in parts)
@@ -188,9 +185,7 @@ def main(config: Any) -> None:
         figures = momentum_flows_figures.draw(far, trained, runs, config)
         whole = trained.assign_attrs(wall_seconds=seconds)
         report.write_report(out, "Momentum beside its flows", whole, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

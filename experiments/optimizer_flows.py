@@ -10,7 +10,6 @@ and the eliminated fields of the optimisers whose flows were derived by hand, be
 Sources: Kovachki & Stuart (2021); Cattaneo, Klusowski & Shigida (2024); Cattaneo & Shigida (2025).
 """
 
-import hashlib
 import json
 import re
 import time
@@ -209,7 +208,7 @@ def run(config: Any, folder: Path | None = None) -> "xarray.Dataset":
         {name: (tuple(coordinates), found[i]) for i, name in enumerate(("distance", "moved"))},
         {name: list(values) for name, values in coordinates.items()},
         {
-            "config": json.dumps({"config": _described(config)}),
+            "config": json.dumps({"config": flags.as_json(config)}),
             "environment": json.dumps(environment()),
             "lanes": "map",
             "survey": json.dumps(surveyed),
@@ -451,9 +450,8 @@ def main(config: Any) -> None:
             raise ValueError(f"--{flag.name}: this experiment has none; see --help.")
     if flags.LEARNING_RATES.value is not None:
         config.learning_rates = flags.LEARNING_RATES.value
-    described = _described(config)
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"optimizer_flows-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "optimizer_flows")
     # Refused before the folder is made.
     _names(config)
     with opened(out, {"config": described}) as folder:
@@ -461,9 +459,7 @@ def main(config: Any) -> None:
         found = tables(dataset)
         summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
         report.write_report(out, "Flows of optimisers", dataset, found, draw(dataset), summary)
-    for heading, rows in found.items():
-        report.print_table(heading, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 def _names(config: Any) -> list[str]:
@@ -488,10 +484,6 @@ def _one_line(reason: str) -> str:
 def _distance(a: Params, b: Params) -> Array:
     squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), a, b)
     return jnp.sqrt(jnp.stack(jax.tree.leaves(squares)).sum())
-
-
-def _described(config: Any) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from a state displaced along the sharpest direction. Source: Rosca, Wu, Qin, Dhe
 continuous time model of gradient descent dynamics and instability in deep learning".
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +75,7 @@ def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset
         seed=config.seed,
         divergence_factor=config.divergence_factor,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -183,9 +181,7 @@ def main(config: Any) -> None:
     """
     jax.config.update("jax_enable_x64", True)  # a step's error is a millionth of the parameters
     config = flags.override(config)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"principal_flow-{digest}")
+    out = flags.run_folder(config, "principal_flow")
     finished = is_finished(out)
     shard = parse_shard(flags.SHARD.value)
     dataset = run(
@@ -206,9 +202,7 @@ def main(config: Any) -> None:
     figures = principal_flow_report.draw(dataset, curves, displaced)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     report.write_report(out, "The principal flow", dataset, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,18 @@ def print_table(title: str, rows: Rows) -> None:
     Console(width=None if os.isatty(1) else 120).print(table)
 
 
+def print_tables(folder: Path, tables: Mapping[str, Rows]) -> None:
+    """Shows all of a report's tables on the screen, and says where the figures are.
+
+    Args:
+      folder: the run's folder.
+      tables: heading -> rows.
+    """
+    for title, rows in tables.items():
+        print_table(title, rows)
+    print(f"{folder}/report.md: the figures")
+
+
 def cell(value: Any) -> str:
     """A value as a table shows it: numbers to four digits, None as a dash.
 

@@ -11,8 +11,6 @@ apart from the bulk: C where the loss sees each output by itself, C - 1 under so
 not see their mean.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -303,7 +301,7 @@ def run(
         record_every=config.record_every,
         seed=config.seed,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -315,9 +313,7 @@ def main(config: Any) -> None:
       config: that of `--config`, with its overrides.
     """
     config = flags.override(config)
-    described = json.dumps(json.loads(config.to_json_best_effort()), sort_keys=True)
-    digest = hashlib.sha256(described.encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"spectrum-{digest}")
+    out = flags.run_folder(config, "spectrum")
     problems = make_problems(config)
     finished = is_finished(out)
     shard = parse_shard(flags.SHARD.value)
@@ -339,9 +335,7 @@ def main(config: Any) -> None:
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     title = "The spectrum of the Hessian"
     report.write_report(out, title, dataset, found, draw(dataset, problems), summary)
-    for heading, rows in found.items():
-        report.print_table(heading, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 def _numbers(text: str) -> list[int]:

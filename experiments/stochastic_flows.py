@@ -12,11 +12,9 @@ algorithms"; Malladi, Lyu, Panigrahi & Arora (2022), "On the SDEs and scaling ru
 gradient algorithms".
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -296,7 +294,7 @@ def run(config: Any) -> "xarray.Dataset":
         dataset[kind] = ((*coordinates, "seed"), values)
     dataset["sharpness"] = ((), network_sharpness(config))
     return dataset.assign_attrs(
-        config=json.dumps({"config": _described(config)}),
+        config=json.dumps({"config": flags.as_json(config)}),
         environment=json.dumps(environment()),
         lanes="chunk:16",
         wall_seconds=time.perf_counter() - began,
@@ -312,27 +310,20 @@ def main(config: Any) -> None:
     if flags.RECORD_EVERY.value is not None:
         raise ValueError("--record_every: this experiment looks at the end of its runs only.")
     config = flags.override(config)
-    described = _described(config)
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"stochastic_flows-{digest}")
+    described = flags.as_json(config)
+    out = flags.run_folder(config, "stochastic_flows")
     with opened(out, {"config": described}) as folder:
         dataset = run(config)
         found = tables(dataset)
         summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
         report.write_report(folder, "Stochastic flows", dataset, found, draw(dataset), summary)
-    for heading, rows in found.items():
-        report.print_table(heading, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 def _examples(config: Any) -> Any:
     return data.load(
         config.data, train_size=config.train_size or None, data_dir=flags.DATA_DIR.value
     ).train
-
-
-def _described(config: Any) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
 
 
 if __name__ == "__main__":
