@@ -54,6 +54,9 @@ reproduce: setup  ## Published results on real data, claim against measurement (
 	$(BIN)/python -m experiments.stochastic_flows --out=runs/stochastic_flows
 	$(BIN)/python -m experiments.central_flows --out=runs/central_flows
 	$(BIN)/python -m experiments.dal --out=runs/dal
+	$(BIN)/python -m experiments.dirac_gan --out=runs/dirac_gan
+	$(BIN)/python -m experiments.bilinear_quadratic_games --out=runs/bilinear_quadratic_games
+	$(BIN)/python -m experiments.gan_drift --out=runs/gan_drift
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs

@@ -1,4 +1,4 @@
-"""The same in less than two minutes: one learning rate, two ratios, slopes at one ratio."""
+"""The same in less than two minutes: five ways to play, one learning rate, two ratios."""
 
 import ml_collections
 
@@ -9,6 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = dirac_gan.get_config()
     config.learning_rates = "0.1"
     config.ratios = "0.5,1"
+    config.plays = "simultaneous,alternating,alternating_theta_first,interaction_cancelled,rk4"
     config.fitted_rates = "0.02:0.1:3"
     config.fitted_ratios = "2"
     return config

@@ -27,10 +27,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.gradient_penalty = 10.0
     config.batch_size = 64
 
-    # Coefficients of the self terms of the drift, of SGA and of consensus optimisation.
+    # Coefficients of the self terms of the drift, of SGA and of consensus optimisation (0.1 of
+    # which already stops both players: their gradients vanish).
     config.self_multiplier = 1.0
     config.sga_weight = 0.1
-    config.consensus_weight = 0.1
+    config.consensus_weight = 0.01
     # Drift terms from the two halves of a batch ("unbiased") or from all of it twice ("biased").
     config.estimator = "unbiased"
     # Of the generator's moving average, which then is what is scored; 0 for none.

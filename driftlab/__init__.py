@@ -3,7 +3,9 @@
 from driftlab import curvature, flows, measures
 from driftlab.dynamics import Dynamics, Snapshot, State, descent
 from driftlab.flows import flow
+from driftlab.game import Game, corrected
 from driftlab.objective import Objective, regularized
+from driftlab.play import alternating, runge_kutta, simultaneous
 from driftlab.sampling import fixed_order, full_batch, shuffled_epochs, with_replacement
 from driftlab.sweep import Grid, open_run, sweep
 
@@ -11,10 +13,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Dynamics",
+    "Game",
     "Grid",
     "Objective",
     "Snapshot",
     "State",
+    "alternating",
+    "corrected",
     "curvature",
     "descent",
     "fixed_order",
@@ -24,7 +29,9 @@ __all__ = [
     "measures",
     "open_run",
     "regularized",
+    "runge_kutta",
     "shuffled_epochs",
+    "simultaneous",
     "sweep",
     "with_replacement",
 ]

@@ -3,12 +3,12 @@
     python -m experiments.dirac_gan
     python -m experiments.dirac_gan --config=configs/dirac_gan_small.py --learning_rates=0.1,0.5
 
-`L_theta = softplus(phi theta) = -L_phi`, whose gradient flow circles the equilibrium 0: simultaneous
-and alternating play in both orders, with the drift cancelled or regularised, optimistic,
-extragradient and Runge-Kutta, at several learning rates and ratios of the players'; modified flows
-beside the iterates, and the fitted orders in h of both. In float64, but for --nox64. Source: Rosca,
-Wu, Dherin & Barrett (2021), "Discretization drift in two-player games", with its released notebook;
-Mescheder, Geiger & Nowozin (2018).
+`L_theta = softplus(phi theta) = -L_phi`, whose gradient flow circles the equilibrium 0:
+simultaneous and alternating play in both orders, with the drift cancelled or regularised,
+optimistic, extragradient and Runge-Kutta, at several learning rates and ratios of the players';
+modified flows beside the iterates, and the fitted orders in h of both. In float64, but for --nox64.
+Source: Rosca, Wu, Dherin & Barrett (2021), "Discretization drift in two-player games", with its
+released notebook; Mescheder, Geiger & Nowozin (2018).
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 import driftlab
 from driftlab.dynamics import Snapshot
+from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
 from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
 from experiments import dirac_gan_report, flags, report
@@ -51,6 +52,39 @@ def position(snapshot: Snapshot) -> dict[str, Array]:
       Name -> scalar.
     """
     return {player: value[0] for player, value in snapshot.params.items()}
+
+
+def plays(config: Any) -> tuple[str, ...]:
+    """The ways to play of a config.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/dirac_gan.py.
+
+    Returns:
+      Some of `PLAYS`, in that order.
+
+    Raises:
+      ValueError: for a name that is none.
+    """
+    names = [name.strip() for name in config.plays.split(",") if name.strip()]
+    for name in names:
+        if name not in PLAYS:
+            raise ValueError(f"plays: there is no {name!r}: {nearest(name, PLAYS)}")
+    return tuple(name for name in PLAYS if name in names or not names)
+
+
+def models(config: Any) -> tuple[str, ...]:
+    """Plays and flows.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/dirac_gan.py.
+
+    Returns:
+      The plays, the gradient flow, and the modified flows of those plays that have one of `FLOWS`.
+    """
+    chosen = plays(config)
+    wanted = {"gradient_flow", *(f"{name}_flow" for name in chosen)}
+    return (*chosen, *(name for name in FLOWS if name in wanted))
 
 
 def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset":
@@ -85,7 +119,7 @@ def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset
 
     return driftlab.sweep(
         build,
-        driftlab.Grid({"learning_rate": rates, "ratio": ratios}, {"model": (*PLAYS, *FLOWS)}),
+        driftlab.Grid({"learning_rate": rates, "ratio": ratios}, {"model": models(config)}),
         config.steps,
         measures=[position],
         seed=config.seed,
@@ -119,14 +153,14 @@ def fitted_rates(config: Any) -> np.ndarray:
     return config.duration / counts[::-1]
 
 
-def slopes(config: Any) -> dict[float, dict[str, Errors]]:
+def slopes(config: Any) -> dict[str, Errors]:
     """Distances between plays and their models after a fixed time, in 64 bits.
 
     Args:
       config: an `ml_collections.ConfigDict` with the fields of configs/dirac_gan.py.
 
     Returns:
-      Ratio -> play -> errors at the `fitted_rates`.
+      Play -> errors at the `fitted_ratios` and `fitted_rates`.
 
     Raises:
       ValueError: as `fitted_rates`.
@@ -134,10 +168,7 @@ def slopes(config: Any) -> dict[float, dict[str, Errors]]:
     rates = fitted_rates(config)
     ratios = flags.parse_values(config.fitted_ratios, "fitted_ratios", positive=True)
     with jax.enable_x64(True):
-        return {
-            float(ratio): measure_errors(PLAYS, rates, float(ratio), config.duration, config.weight)
-            for ratio in ratios
-        }
+        return measure_errors(plays(config), rates, ratios, config.duration, config.weight)
 
 
 def main(config: Any) -> None:
@@ -155,6 +186,7 @@ def main(config: Any) -> None:
     if parse_shard(flags.SHARD.value) != WHOLE:
         raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
     rates = fitted_rates(config)
+    ratios = flags.parse_values(config.fitted_ratios, "fitted_ratios", positive=True)
     described = json.loads(config.to_json_best_effort())
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
     out = Path(flags.OUT.value or Path("runs") / f"dirac_gan-{digest}")
@@ -169,9 +201,9 @@ def main(config: Any) -> None:
     if finished:
         print(f"{out} holds this run, finished; its figures are drawn again.")
     errors = slopes(config)
-    found = dirac_gan_report.tables(dataset, rates, errors, config.weight)
+    found = dirac_gan_report.tables(dataset, ratios, rates, errors, config.weight)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
-    figures = dirac_gan_report.draw(dataset, rates, errors)
+    figures = dirac_gan_report.draw(dataset, ratios, rates, errors)
     report.write_report(out, "The Dirac GAN", dataset, found, figures, summary)
     for title, rows in found.items():
         report.print_table(title, rows)

@@ -53,8 +53,8 @@ class Errors(NamedTuple):
       modified: of the play's own flow of order 2; NaN where that is the gradient flow.
     """
 
-    plain: Float[np.ndarray, " rates"]
-    modified: Float[np.ndarray, " rates"]
+    plain: Float[np.ndarray, "ratios rates"]
+    modified: Float[np.ndarray, "ratios rates"]
 
 
 def dirac_game() -> Game:
@@ -150,7 +150,7 @@ def make_models(name: str, rates: Rates, weight: float) -> tuple[Field, Field | 
 def measure_errors(
     names: tuple[str, ...],
     rates: Float[np.ndarray, " rates"],
-    ratio: float,
+    ratios: Float[np.ndarray, " ratios"],
     duration: float,
     weight: float,
 ) -> dict[str, Errors]:
@@ -159,7 +159,7 @@ def measure_errors(
     Args:
       names: some of `PLAYS`.
       rates: learning rates h of phi; `duration / h` are whole numbers.
-      ratio: theta's learning rate over phi's.
+      ratios: theta's learning rate over phi's.
       duration: the time, in h times rounds.
       weight: as in `make_play`.
 
@@ -168,7 +168,7 @@ def measure_errors(
     """
     import diffrax
 
-    def one(name: str, rate: Array) -> tuple[Array, Array]:
+    def one(name: str, ratio: Array, rate: Array) -> tuple[Array, Array]:
         each = {"phi": rate, "theta": ratio * rate}
         rounds = jnp.round(duration / rate).astype(int)
         dynamics = make_play(name, each, weight)
@@ -184,11 +184,13 @@ def measure_errors(
         plain, modified = make_models(name, each, weight)
         return distance(plain), distance(modified)
 
-    def all_rates(name: str) -> Callable[[Array], tuple[Array, Array]]:
-        return jax.jit(lambda many: jax.lax.map(lambda rate: one(name, rate), many))
+    def all_rates(name: str) -> Callable[[Array, Array], tuple[Array, Array]]:
+        return jax.jit(lambda *lanes: jax.lax.map(lambda lane: one(name, *lane), lanes))
 
+    lanes = [jnp.asarray(part.ravel()) for part in np.meshgrid(ratios, rates, indexing="ij")]
+    shape = (len(ratios), len(rates))
     return {
-        name: Errors(*(np.asarray(part) for part in all_rates(name)(jnp.asarray(rates))))
+        name: Errors(*(np.asarray(part).reshape(shape) for part in all_rates(name)(*lanes)))
         for name in names
     }
 

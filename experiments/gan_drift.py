@@ -3,8 +3,8 @@
     python -m experiments.gan_drift --data_dir=FOLDER
     python -m experiments.gan_drift --config=configs/gan_drift_small.py
 
-Two networks in the zero-sum (saturating) game of Goodfellow et al. (2014), played simultaneously, in
-turn, simultaneously with the interaction terms of the drift cancelled or its self terms
+Two networks in the zero-sum (saturating) game of Goodfellow et al. (2014), played simultaneously,
+in turn, simultaneously with the interaction terms of the drift cancelled or its self terms
 strengthened, with symplectic gradient adjustment, consensus optimisation, by Runge-Kutta, and in
 turn with Adam. Learning rates, ratios of the players' rates and seeds are lanes of one compiled
 program a method. Samples are scored by a classifier that is trained first, on the same images.
@@ -250,7 +250,7 @@ def make_grid(config: Any) -> driftlab.Grid:
     ratios = flags.parse_values(config.ratios, "ratios", positive=True)
     seeds = flags.parse_seeds(config.seeds)
     return driftlab.Grid(
-        {"learning_rate": rates, "ratio": ratios, "seed": seeds}, {"method": methods}
+        {"learning_rate": rates, "ratio": ratios, "seed": seeds}, {"play": methods}
     )
 
 
@@ -288,7 +288,7 @@ def run(config: Any, problem: Problem, out: Path | None = None, **options: Any) 
     def build(hparams: HParams, key: PRNGKeyArray) -> tuple[Dynamics, Players]:
         rate = hparams["learning_rate"]
         rates = {DISCRIMINATOR: rate, GENERATOR: hparams["ratio"] * rate}
-        return play(hparams["method"], config, problem.game, rates), problem.initialize(key)
+        return play(hparams["play"], config, problem.game, rates), problem.initialize(key)
 
     def samples(snapshot: Snapshot) -> Array:
         return problem.sample(snapshot.eval_params, _SHOWN)

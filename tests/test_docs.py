@@ -23,7 +23,13 @@ PACKAGES = (
     "", ".sweep", ".measures", ".curvature", ".flows", ".data", ".models", ".plot",
     ".regularizers", ".transforms",
 )  # fmt: skip
-MODULES = ("objective", "sampling", "dynamics")  # without an __all__: what they define
+MODULES = (
+    "objective",
+    "sampling",
+    "dynamics",
+    "game",
+    "play",
+)  # without an __all__: what they define
 
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

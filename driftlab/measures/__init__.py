@@ -26,6 +26,17 @@ from driftlab.measures.norms import (
 )
 from driftlab.measures.rank import effective_rank, stable_rank
 from driftlab.measures.recording import Measure, Tracker, every, initial_memory, record
+from driftlab.measures.samples import (
+    Moments,
+    SampleScorer,
+    feature_moments,
+    frechet_distance,
+    inception_score,
+    reference_values,
+    sample_quality,
+    sample_scorer,
+    sample_scores,
+)
 from driftlab.measures.sharpness import gradient_alignment, preconditioned_sharpness, sharpness
 from driftlab.measures.spectrum import (
     hessian_effective_rank,
@@ -48,12 +59,16 @@ DEFAULT: tuple[Measure, ...] = (
 __all__ = [
     "DEFAULT",
     "Measure",
+    "Moments",
+    "SampleScorer",
     "Tracker",
     "distance_from_initialization",
     "effective_learning_rate",
     "effective_rank",
     "evaluation",
     "every",
+    "feature_moments",
+    "frechet_distance",
     "gradient_alignment",
     "gradient_covariance_trace",
     "gradient_noise",
@@ -63,6 +78,7 @@ __all__ = [
     "gradient_signal_to_noise",
     "hessian_effective_rank",
     "hessian_trace",
+    "inception_score",
     "initial_memory",
     "iteration_drift",
     "kernel",
@@ -76,6 +92,10 @@ __all__ = [
     "ratio_of_means",
     "rayleigh_quotient",
     "record",
+    "reference_values",
+    "sample_quality",
+    "sample_scorer",
+    "sample_scores",
     "sharpness",
     "spectral_density",
     "stable_rank",

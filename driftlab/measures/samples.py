@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from driftlab.curvature.factorizations import eigh, singular_values
 from driftlab.dynamics import Snapshot
 from driftlab.measures.recording import Measure
 from driftlab.objective import Params
@@ -87,13 +89,12 @@ def frechet_distance(first: Moments, second: Moments) -> Float[Array, ""]:
     """
 
     def root(covariance: Array) -> Array:
-        values, vectors = jnp.linalg.eigh(covariance)
+        values, vectors = eigh(covariance)
         # maximum would turn a NaN of a diverged run into 0
         values = jnp.where(values < 0, jnp.zeros_like(values), values)
         return (vectors * jnp.sqrt(values).reshape(1, -1)) @ vectors.T
 
-    product = root(first.covariance) @ root(second.covariance)
-    overlap = jnp.linalg.svd(product, compute_uv=False).sum()
+    overlap = singular_values(root(first.covariance) @ root(second.covariance)).sum()
     difference = first.mean - second.mean
     traces = jnp.trace(first.covariance) + jnp.trace(second.covariance)
     return difference @ difference + traces - 2 * overlap
@@ -128,7 +129,9 @@ def inception_score(
     return scores.mean(), scores.std()
 
 
-def sample_scorer(features: Features, images: Array, splits: int = 5) -> SampleScorer:
+def sample_scorer(
+    features: Features, images: Array | np.ndarray, splits: int = 5, batch_size: int = 1000
+) -> SampleScorer:
     """The scale on which samples are measured.
 
     Args:
@@ -136,6 +139,7 @@ def sample_scorer(features: Features, images: Array, splits: int = 5) -> SampleS
         weights of one's own, a function that rescales images and calls the network.
       images: real images, as many as there are: their moments are the reference.
       splits: parts of the inception score.
+      batch_size: real images looked at together, to bound memory.
 
     Returns:
       The scorer.
@@ -144,8 +148,11 @@ def sample_scorer(features: Features, images: Array, splits: int = 5) -> SampleS
       ValueError: if features, or probabilities, are no such arrays, or not finite.
     """
     images = jnp.asarray(images)
-    found, probabilities = features(images)
-    count = images.shape[0]
+    count, parts = images.shape[0], []
+    look = jax.jit(features)
+    for start in range(0, count, batch_size):
+        parts.append(look(images[start : start + batch_size]))
+    found, probabilities = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     if found.ndim != 2 or probabilities.ndim != 2 or {count} != {len(found), len(probabilities)}:
         raise ValueError(
             "features must give (features (n, d), probabilities (n, classes)) of n images; of "
@@ -186,7 +193,7 @@ def sample_scores(scorer: SampleScorer, images: Array) -> dict[str, Float[Array,
 
 
 def reference_values(
-    scorer: SampleScorer, images: Array, key: PRNGKeyArray
+    scorer: SampleScorer, images: Array | np.ndarray, key: PRNGKeyArray
 ) -> dict[str, dict[str, Float[Array, ""]]]:
     """The ends of the scale: held-out real images, and noise.
 

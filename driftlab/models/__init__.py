@@ -5,6 +5,18 @@ from driftlab.models.cnn import CNN, LeNet5
 from driftlab.models.convolution import Convolution, convolution
 from driftlab.models.creation import apply_function, create, initialize, names
 from driftlab.models.dense import Dense
+from driftlab.models.gan import (
+    ConvolutionalDiscriminator,
+    ConvolutionalGenerator,
+    GANNetworks,
+    MLPGenerator,
+    convolution_layers,
+    dcgan,
+    leaky_relu,
+    mlp_gan,
+    sngan,
+)
+from driftlab.models.gan_losses import gan_draw, gan_losses
 from driftlab.models.initializers import initializer
 from driftlab.models.linear import DeepLinear, end_to_end_matrix
 from driftlab.models.losses import accuracy, cross_entropy, logistic, squared_error
@@ -12,6 +24,7 @@ from driftlab.models.mlp import MLP
 from driftlab.models.normalization import Normalization
 from driftlab.models.pooling import average_pool, max_pool
 from driftlab.models.resnet import ResNet
+from driftlab.models.transposed import TransposedConvolution, transposed_convolution
 from driftlab.models.two_layer_relu import TwoLayerReLU, output_signs
 from driftlab.models.vgg import VGG, VGG11_STAGES
 
@@ -21,25 +34,38 @@ __all__ = [
     "VGG",
     "VGG11_STAGES",
     "Convolution",
+    "ConvolutionalDiscriminator",
+    "ConvolutionalGenerator",
     "DeepLinear",
     "Dense",
+    "GANNetworks",
     "LeNet5",
+    "MLPGenerator",
     "Normalization",
     "ResNet",
+    "TransposedConvolution",
     "TwoLayerReLU",
     "accuracy",
     "activation_function",
     "apply_function",
     "average_pool",
     "convolution",
+    "convolution_layers",
     "create",
     "cross_entropy",
+    "dcgan",
     "end_to_end_matrix",
+    "gan_draw",
+    "gan_losses",
     "initialize",
     "initializer",
+    "leaky_relu",
     "logistic",
     "max_pool",
+    "mlp_gan",
     "names",
     "output_signs",
+    "sngan",
     "squared_error",
+    "transposed_convolution",
 ]

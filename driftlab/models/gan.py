@@ -139,7 +139,7 @@ class ConvolutionalGenerator(nn.Module):
                 f"double the image to multiples of {factor}; give fewer stages"
             )
         activation = activation_function(self.activation)
-        start = {"initialization": self.initialization}
+        start: dict[str, Any] = {"initialization": self.initialization}
         small = (height // factor, width // factor, self.channels[0])
         hidden = Dense(small[0] * small[1] * small[2], name="dense", **start)(latents)
         hidden = hidden.reshape(latents.shape[0], *small)

@@ -1,5 +1,4 @@
-"""Spectral normalisation as a transform of parameters: every kernel divided by its largest
-singular value, found by power iteration.
+"""Spectral normalisation as a transform of parameters, by power iteration.
 
 A loss must be a pure function of parameters, so nothing is updated behind its back. Either the
 iteration starts afresh from a fixed vector in every call (`spectrally_normalized`); or the vectors

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
@@ -72,8 +73,12 @@ def average_parameters(
     Source: Yazici et al. (2019), The unusual effectiveness of averaging in GAN training; the
     division is that of Kingma & Ba (2015). Cost: one multiplication a parameter, no gradient.
     """
-    if not callable(decay) and not isinstance(decay, Tracer) and not 0 <= float(decay) < 1:
-        raise ValueError(f"decay={float(decay)} must be at least 0 and below 1.")
+    if (
+        not callable(decay)
+        and not isinstance(decay, Tracer)
+        and not 0 <= float(np.asarray(decay)) < 1
+    ):
+        raise ValueError(f"decay={decay} must be at least 0 and below 1.")
 
     def init(params: Params) -> ParameterAverageState:
         dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -82,7 +87,7 @@ def average_parameters(
         return ParameterAverageState(tx.init(params), start, weight, jnp.zeros((), jnp.int32))
 
     def update(
-        updates: Params, state: ParameterAverageState, params: Params | None = None, **extra: Any
+        updates: Params, state: Any, params: Params | None = None, **extra: Any
     ) -> tuple[Params, ParameterAverageState]:
         if params is None:
             raise ValueError("average_parameters needs params: tx.update(updates, state, params).")

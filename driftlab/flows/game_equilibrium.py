@@ -1,9 +1,4 @@
-"""Whether a game's equilibrium holds: spectra of its field, modified fields and round maps there.
-
-Jacobians of games are not symmetric, so their leading eigenvalues come from Arnoldi's method
-(ARPACK, through scipy), on the host, outside `jax.jit`: one product a Jacobian-vector product. What
-takes a matrix (`spectral_abscissa`, `field_conditions`, ...) is jax, and works in lanes of a sweep.
-"""
+"""Whether a game's equilibrium holds: spectra of its fields and of the maps of its rounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -13,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import ArrayLike
 
 from driftlab.checks import check_players, check_round
 from driftlab.flows.game_spectra import dense_jacobian, leading_eigenvalues
@@ -74,20 +69,6 @@ class GameStability(NamedTuple):
     continuous: Stability
     simultaneous: Play
     alternating: dict[tuple[str, ...], Play]
-
-
-class Conditions(NamedTuple):
-    """Of a 2 x 2 Jacobian.
-
-    Attributes:
-      trace: of it.
-      determinant: of it.
-      stable: whether the two say that the equilibrium is asymptotically stable.
-    """
-
-    trace: Float[Array, "..."]
-    determinant: Float[Array, "..."]
-    stable: Bool[Array, "..."]
 
 
 def game_stability(
@@ -182,93 +163,6 @@ def game_stability(
         plays[None],
         {order: plays[order] for order in orders},
     )
-
-
-def spectral_abscissa(jacobian: Float[ArrayLike, "... n n"]) -> Float[Array, "..."]:
-    """The largest real part of an eigenvalue: negative where a field's equilibrium is stable.
-
-    Args:
-      jacobian: one matrix or many; may be traced. Beyond 2 x 2 its eigenvalues are LAPACK's, which
-        JAX has on a CPU.
-
-    Returns:
-      One number a matrix; NaN where the matrix is not finite.
-    """
-    return jnp.max(_eigenvalues(jacobian).real, axis=-1)
-
-
-def spectral_radius(jacobian: Float[ArrayLike, "... n n"]) -> Float[Array, "..."]:
-    """The largest modulus of an eigenvalue: below 1 where a map's fixed point is stable.
-
-    Args:
-      jacobian: as in `spectral_abscissa`.
-
-    Returns:
-      One number a matrix; NaN where the matrix is not finite.
-    """
-    return jnp.max(jnp.abs(_eigenvalues(jacobian)), axis=-1)
-
-
-def field_conditions(jacobian: Float[ArrayLike, "... 2 2"]) -> Conditions:
-    """`trace < 0` and `det > 0`: both eigenvalues of a field's 2 x 2 Jacobian have real part < 0.
-
-    Args:
-      jacobian: one matrix or many; may be traced.
-
-    Returns:
-      Trace, determinant and whether both conditions hold.
-
-    Raises:
-      ValueError: if a matrix is not 2 x 2.
-    """
-    trace, determinant = _invariants(jacobian)
-    return Conditions(trace, determinant, (trace < 0) & (determinant > 0))
-
-
-def map_conditions(jacobian: Float[ArrayLike, "... 2 2"]) -> Conditions:
-    """`det < 1` and `|trace| < 1 + det`: both eigenvalues of a map are inside the unit circle.
-
-    Args:
-      jacobian: one matrix or many; may be traced.
-
-    Returns:
-      Trace, determinant and whether both conditions hold.
-
-    Raises:
-      ValueError: if a matrix is not 2 x 2.
-
-    Source: Jury's conditions at order 2.
-    """
-    trace, determinant = _invariants(jacobian)
-    return Conditions(trace, determinant, (determinant < 1) & (jnp.abs(trace) < 1 + determinant))
-
-
-def _invariants(jacobian: Any) -> tuple[Array, Array]:
-    jacobian = jnp.asarray(jacobian)
-    if jacobian.shape[-2:] != (2, 2):
-        raise ValueError(
-            f"jacobian has shape {jacobian.shape}: trace and determinant decide for (..., 2, 2) "
-            "alone. Use spectral_abscissa or spectral_radius."
-        )
-    (a, b), (c, d) = (
-        (jacobian[..., 0, 0], jacobian[..., 0, 1]),
-        (jacobian[..., 1, 0], jacobian[..., 1, 1]),
-    )
-    return a + d, a * d - b * c
-
-
-def _eigenvalues(jacobian: Any) -> Array:
-    jacobian = jnp.asarray(jacobian)
-    if jacobian.ndim < 2 or jacobian.shape[-1] != jacobian.shape[-2]:
-        raise ValueError(f"jacobian has shape {jacobian.shape}; it must be (..., n, n).")
-    if jacobian.shape[-1] != 2:
-        return jnp.linalg.eigvals(jacobian)
-    # Closed form, for every platform; half the difference on the diagonal keeps its digits.
-    half = (jacobian[..., 0, 0] - jacobian[..., 1, 1]) / 2
-    centre = (jacobian[..., 0, 0] + jacobian[..., 1, 1]) / 2
-    inside = half**2 + jacobian[..., 0, 1] * jacobian[..., 1, 0]
-    root = jnp.sqrt(jax.lax.complex(inside, jnp.zeros_like(inside)))
-    return jnp.stack([centre + root, centre - root], axis=-1)
 
 
 def _of_jacobian(jacobian: np.ndarray, kind: str, band: float) -> Stability:

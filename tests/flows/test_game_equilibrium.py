@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from driftlab.flows.game_spectra import dense_jacobian, leading_eigenvalues
-from driftlab.flows.game_stability import (
+from driftlab.flows.game_equilibrium import game_stability
+from driftlab.flows.game_spectra import (
+    dense_jacobian,
     field_conditions,
-    game_stability,
+    leading_eigenvalues,
     map_conditions,
     spectral_abscissa,
     spectral_radius,

@@ -1,0 +1,159 @@
+"""Where games of two numbers are stable: a map over the two learning rates, beside theory's.
+
+    python -m experiments.bilinear_quadratic_games
+    python -m experiments.bilinear_quadratic_games --config.games=bilinear --steps=1000
+
+A bilinear game, quadratic ones and one of common payoff, played simultaneously, in turns and in
+turns of one update to two, at every pair of learning rates: 64 x 64 lanes of one compiled program.
+Measured growth beside the boundaries of the round's Jacobian (exact) and of the modified flow's
+(small rates). In float64, but for --nox64. Source: Rosca, Wu, Dherin & Barrett (2021),
+"Discretization drift in two-player games", section 4.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+from absl import flags as absl_flags
+from jaxtyping import Array, PRNGKeyArray
+
+import driftlab
+from driftlab.dynamics import Snapshot
+from driftlab.suggestions import nearest
+from driftlab.sweep.lane import HParams
+from driftlab.sweep.launch import is_finished, parse_shard
+from experiments import (
+    bilinear_quadratic_games_figures,
+    bilinear_quadratic_games_report,
+    flags,
+    report,
+)
+from experiments.linear_games import GAMES, PLAYS, make_play, start, with_peak
+
+if TYPE_CHECKING:
+    import xarray
+
+# A lane is frozen here; what it minimises is |xi|^2 / 2.
+DIVERGENCE_FACTOR = 1e12
+
+
+def size(snapshot: Snapshot) -> Array:
+    """The largest `sqrt(phi^2 / a + theta^2 / b)` of the rounds since the last record.
+
+    Args:
+      snapshot: what the step of `linear_games.with_peak` saw.
+
+    Returns:
+      The scalar.
+    """
+    return snapshot.state.inner[1]
+
+
+def _names(text: str, known: Any, what: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise ValueError(f"{what} is empty; give some of {', '.join(known)}.")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what}: there is no {name!r}: {nearest(name, tuple(known))}")
+    return names
+
+
+def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset":
+    """Plays every game in every way at every pair of learning rates.
+
+    Args:
+      config: an `ml_collections.ConfigDict` with the fields of configs/bilinear_quadratic_games.py.
+      out: the run's folder, or None.
+      **options: further arguments of `driftlab.sweep`.
+
+    Returns:
+      The sweep's dataset, with `size`.
+
+    Raises:
+      ValueError: if the config describes no sweep.
+    """
+    if config.growth <= 1:
+        raise ValueError(f"growth={config.growth} must be more than 1.")
+    if config.steps < 8 * config.record_every:
+        raise ValueError(
+            f"steps={config.steps} with record_every={config.record_every}: growth needs 8 records."
+        )
+    axes = {
+        "phi_rate": flags.parse_values(config.learning_rates, "learning_rates", positive=True),
+        "theta_rate": flags.parse_values(config.theta_rates, "theta_rates", positive=True),
+    }
+    static = {
+        "game": _names(config.games, GAMES, "games"),
+        "play": _names(config.plays, PLAYS, "plays"),
+    }
+
+    def build(hparams: HParams, _: PRNGKeyArray) -> tuple[driftlab.Dynamics, Any]:
+        rates = {"phi": hparams["phi_rate"], "theta": hparams["theta_rate"]}
+        params = {player: value.astype(jnp.result_type(float)) for player, value in start().items()}
+        play = make_play(hparams["game"], hparams["play"], rates)
+        return with_peak(play, rates, config.record_every), params
+
+    return driftlab.sweep(
+        build,
+        driftlab.Grid(axes, static),
+        config.steps,
+        measures=[size],
+        record_every=config.record_every,
+        seed=config.seed,
+        divergence_factor=DIVERGENCE_FACTOR,
+        out=out,
+        config=json.loads(config.to_json_best_effort()),
+        **options,
+    )
+
+
+def main(config: Any) -> None:
+    """Runs the experiment that the flags describe.
+
+    Args:
+      config: that of `--config`, with its overrides.
+    """
+    for flag in (flags.LEARNING_RATES, flags.STEPS, flags.RECORD_EVERY):
+        if flag.value is not None:
+            config[flag.name] = flag.value
+    if flags.SEEDS.value is not None:
+        raise ValueError("--seeds has no effect here: nothing is random.")
+    described = json.loads(config.to_json_best_effort())
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+    out = Path(flags.OUT.value or Path("runs") / f"bilinear_quadratic_games-{digest}")
+    finished = is_finished(out)
+    shard = parse_shard(flags.SHARD.value)
+    dataset = run(
+        config,
+        out,
+        lanes=flags.LANES.value,
+        devices=flags.DEVICES.value,
+        shard=shard,
+        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
+    )
+    if shard.count > 1:
+        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+        return
+    if finished:
+        print(f"{out} holds this run, finished; its figures are drawn again.")
+    measured = bilinear_quadratic_games_report.growth(dataset, config.growth, DIVERGENCE_FACTOR)
+    found = bilinear_quadratic_games_report.tables(measured)
+    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
+    figures = bilinear_quadratic_games_figures.draw(measured)
+    report.write_report(out, "Stability of linear games", dataset, found, figures, summary)
+    for title, rows in found.items():
+        report.print_table(title, rows)
+    print(f"{out}/report.md: the figures")
+
+
+if __name__ == "__main__":
+    # Here, not at import: tests import several experiments, each with a --config of its own.
+    CONFIG = flags.define_config("bilinear_quadratic_games.py")
+    absl_flags.adopt_module_key_flags(flags)
+    absl_flags.set_default(flags.X64, True)
+    # Two numbers a lane: thousands together cost what one does.
+    absl_flags.set_default(flags.LANES, "vmap")
+    flags.run(lambda: main(CONFIG.value))
