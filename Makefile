@@ -32,15 +32,16 @@ lint: setup  ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench:  ## driftlab beside its peers, in one run (an hour); results go to docs/results
+bench:  ## driftlab beside its peers, in one run (an hour); results go to runs/
 	@$(MAKE) setup EXTRAS=test,bench
-	$(BIN)/python -m benchmarks.sweep --out=docs/results/sweep.md
+	mkdir -p runs
+	$(BIN)/python -m benchmarks.sweep --out=runs/sweep.md
 	$(BIN)/python -m benchmarks.convolution
-	$(BIN)/python -m benchmarks.curvature --out=docs/results/curvature.md
+	$(BIN)/python -m benchmarks.curvature --out=runs/curvature.md
 	$(BIN)/python -m benchmarks.curvature --torch_threads=2 --sections=eigenvalues,trace \
-	  --out=docs/results/curvature_torch_threads.md
-	$(BIN)/python -m benchmarks.flows --out=docs/results/flows.md
-	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.central_flows
+	  --out=runs/curvature_torch_threads.md
+	$(BIN)/python -m benchmarks.flows --out=runs/flows.md
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.central_flows --out=runs/central_flows_benchmark.md
 
 reproduce: setup  ## Published results on real data, claim against measurement (two hours); into runs/
 	$(BIN)/python -m experiments.edge_of_stability --out=runs/edge_of_stability

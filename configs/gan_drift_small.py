@@ -9,6 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = gan_drift.get_config()
     config.learning_rates = "0.04:0.32:4"
     config.seeds = "2"
+    config.adam_factor = 0.01
     config.data = "digits"
     config.networks = "mlp"
     config.widths = "64,64"

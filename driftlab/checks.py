@@ -92,6 +92,35 @@ def check_round(
     return order, updates
 
 
+def check_scheme(
+    simultaneous: bool | None, order: Sequence[str] | None, updates: Sequence[int] | None
+) -> bool:
+    """Whether all players move at once, which must be said: the two drift in opposite ways.
+
+    Args:
+      simultaneous: True; False for in turn; None where order or updates say that.
+      order: the players in turn, or None.
+      updates: how many updates each makes in its turn, or None.
+
+    Returns:
+      Whether they move at once.
+
+    Raises:
+      ValueError: if nothing says so, or simultaneous players are given turns.
+    """
+    turns = order is not None or updates is not None
+    if simultaneous is None and not turns:
+        raise ValueError(
+            "say how the game is played: simultaneous=True, or simultaneous=False for in turn. The "
+            "interaction terms of the second player have opposite signs."
+        )
+    if simultaneous and updates is not None:
+        raise ValueError(
+            f"updates={tuple(updates)} have no meaning in simultaneous play: leave them out."
+        )
+    return bool(simultaneous)
+
+
 def check_rates(learning_rates: Mapping[str, Any]) -> None:
     """Raises where a known learning rate is not a positive scalar.
 
@@ -102,13 +131,20 @@ def check_rates(learning_rates: Mapping[str, Any]) -> None:
       ValueError: naming the player.
     """
     for player, rate in learning_rates.items():
+        if callable(rate):
+            raise ValueError(
+                f"the learning rate of player {player!r} is a function; it must be a number (or a "
+                "traced one): the coefficients are of one learning rate."
+            )
         if jnp.shape(rate) != ():
             raise ValueError(
                 f"the learning rate of player {player!r} must be a scalar; got shape "
                 f"{jnp.shape(rate)}. Several make a lane axis of a sweep."
             )
-        if not isinstance(rate, Tracer) and not (float(rate) > 0):
+        if isinstance(rate, Tracer):
+            continue
+        if not 0 < float(rate) < float("inf"):
             raise ValueError(
-                f"the learning rate of player {player!r} is {float(rate)}; it must be positive: a "
-                "player who does not move belongs into the other's loss."
+                f"the learning rate of player {player!r} is {float(rate)}; it must be positive and "
+                "finite: a player who does not move belongs into the other's loss."
             )

@@ -40,6 +40,10 @@ class Game:
 
     Raises:
       ValueError: if there are fewer than two players, or as `driftlab.Objective`.
+
+    `objective` is what a flow of the game refers to, `driftlab.flow(field, 1.0,
+    game.objective)`: its loss is the Hamiltonian over all the data. It is no mean over examples, so micro-batches of it
+    (`batch_size`) mean nothing.
     """
 
     losses: Mapping[str, PlayerLoss]
@@ -58,10 +62,9 @@ class Game:
                 "driftlab.Objective."
             )
         object.__setattr__(self, "losses", dict(self.losses))
-        # What a snapshot refers to: the Hamiltonian is what a game has instead of one loss.
-        objective = Objective(
-            self.hamiltonian, self.data, self.sampling, self.evaluation_data, self.metrics
-        )
+        # Draws are no part of an objective's batches: nothing can be evaluated on those.
+        loss = self.hamiltonian if self.draw is None else no_single_loss
+        objective = Objective(loss, self.data, self.sampling, self.evaluation_data, self.metrics)
         object.__setattr__(self, "objective", objective)
         object.__setattr__(self, "data", objective.data)
 
@@ -106,6 +109,25 @@ class Game:
             return _scalar(self.losses[player]({**others, player: own}, batch), player)
 
         return jax.value_and_grad(loss)(own)
+
+    def corrected_gradient(self, player: str, params: Players, batch: Batch) -> Params:
+        """What moves a player: its gradient with the correction.
+
+        Args:
+          player: p.
+          params: everyone's parameters.
+          batch: what the losses take.
+
+        Returns:
+          `xi_p + correction(p, params, batch)`.
+
+        Raises:
+          ValueError: as `gradient`.
+        """
+        gradient = self.gradient(player, params, batch)[1]
+        if self.correction is None:
+            return gradient
+        return jax.tree.map(jnp.add, gradient, self.correction(player, params, batch))
 
     def gradients(self, params: Players, batch: Batch) -> Players:
         """xi: every player's gradient at the same point, without the correction.
@@ -163,6 +185,24 @@ def corrected(game: Game, correction: Correction, coefficient: Any = 1.0) -> Gam
         return jax.tree.map(jnp.add, previous(player, params, batch), found)
 
     return dataclasses.replace(game, correction=total)
+
+
+def no_single_loss(params: Players, batch: Batch) -> Float[Array, ""]:
+    """Stands where an objective has its loss, and says that a game has none.
+
+    Args:
+      params: everyone's parameters.
+      batch: what the losses take.
+
+    Raises:
+      ValueError: always.
+    """
+    del params, batch
+    raise ValueError(
+        "a game has no single loss for this measure to look at. There is "
+        "measures.player_losses(game), what a snapshot holds (its loss and value are the Hamiltonian of the gradients that "
+        "moved the players), and functions of a snapshot of your own."
+    )
 
 
 def _scalar(value: Any, player: str) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """How a game is played: all at once, in turn, or by Runge-Kutta. Each is a `Dynamics`."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
 from driftlab.checks import check_params, check_players, check_rates, check_round
 from driftlab.dynamics import Dynamics, Snapshot, State, eval_params
-from driftlab.game import Game, Players
+from driftlab.game import Game, Players, no_single_loss
 from driftlab.objective import Batch, Params
 
 # Explicit Runge-Kutta methods: rows of a, then b.
@@ -164,7 +165,9 @@ def runge_kutta(
         batch = game.batch(state.key, state.step)
 
         def gradients(params: Players) -> Players:
-            return {player: _gradient(game, player, params, batch) for player in game.players}
+            return {
+                player: game.corrected_gradient(player, params, batch) for player in game.players
+            }
 
         def moved(stages: list[Players], factors: list[float]) -> Players:
             def along(player: str) -> Params:
@@ -187,13 +190,6 @@ def runge_kutta(
     return _dynamics(nothing, game, step)
 
 
-def _gradient(game: Game, player: str, params: Players, batch: Batch) -> Params:
-    gradient = game.gradient(player, params, batch)[1]
-    if game.correction is None:
-        return gradient
-    return jax.tree.map(jnp.add, gradient, game.correction(player, params, batch))
-
-
 def _update(
     tx: optax.GradientTransformation,
     game: Game,
@@ -203,7 +199,7 @@ def _update(
     batch: Batch,
 ) -> tuple[Params, PyTree, Params]:
     """A player's new parameters and optax state, and the gradient they come from."""
-    gradient = _gradient(game, player, params, batch)
+    gradient = game.corrected_gradient(player, params, batch)
     extra: dict[str, Any] = {}
     if isinstance(tx, optax.GradientTransformationExtraArgs):
 
@@ -218,10 +214,14 @@ def _update(
 def _dynamics(
     txs: Mapping[str, optax.GradientTransformation], game: Game, step: Callable[[State], _Moved]
 ) -> Dynamics:
+    # The players' losses are theirs: what evaluates a snapshot's objective is told so.
+    objective = dataclasses.replace(game.objective, loss=no_single_loss)
+
     def init(params: Players, key: PRNGKeyArray) -> State:
         check_players("params", params, game.players)
         check_params(params)
         params = {player: jax.tree.map(jnp.asarray, params[player]) for player in game.players}
+        _check_losses(game, params, key)
         inner = {player: txs[player].init(params[player]) for player in game.players}
         return State(params, inner, jnp.zeros((), jnp.int32), key)
 
@@ -231,7 +231,7 @@ def _dynamics(
         return Snapshot(
             state=state,
             next_state=State(moved.params, moved.inner, state.step + 1, state.key),
-            objective=game.objective,
+            objective=objective,
             batch=moved.batch,
             value=value,
             loss=value,
@@ -245,3 +245,23 @@ def _dynamics(
 
     dynamics = Dynamics(init, lambda state: observe(state).next_state, observe)
     return dynamics
+
+
+def _check_losses(game: Game, params: Players, key: PRNGKeyArray) -> None:
+    """Raises where a player's loss cannot be evaluated at these parameters, naming the player."""
+    for player in game.players:
+        try:
+            jax.eval_shape(
+                lambda params, key, player=player: game.gradient(
+                    player, params, game.batch(key, jnp.zeros((), jnp.int32))
+                ),
+                params,
+                key,
+            )
+        except Exception as error:
+            shapes = jax.tree.map(jnp.shape, params)
+            raise ValueError(
+                f"the loss of player {player!r} cannot be evaluated at parameters of shapes "
+                f"{shapes}: "
+                f"{type(error).__name__}: {error}"
+            ) from error

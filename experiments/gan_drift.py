@@ -12,8 +12,6 @@ Source: Rosca, Wu, Dherin, Barrett (2021), "Discretization drift in two-player g
 and 6.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -304,7 +302,7 @@ def run(config: Any, problem: Problem, out: Path | None = None, **options: Any) 
         seed=config.seed,
         divergence_factor=config.divergence_factor,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -317,9 +315,7 @@ def main(config: Any) -> None:
     """
     config = flags.override(config)
     make_grid(config)  # refused before data are read
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"gan_drift-{digest}")
+    out = flags.run_folder(config, "gan_drift")
     finished = is_finished(out)
     shard = parse_shard(flags.SHARD.value)
     problem = make_problem(config)
@@ -341,9 +337,7 @@ def main(config: Any) -> None:
     figures = gan_drift_report.draw(dataset, problem.ends, problem.images)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     report.write_report(out, "Drift in a GAN", dataset, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

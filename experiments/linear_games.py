@@ -30,7 +30,7 @@ ROUNDING = 1e-9
 # Name -> options of `game_flow` and `game_step`.
 PLAYS: dict[str, dict[str, Any]] = {
     "simultaneous": {"simultaneous": True},
-    "alternating": {},
+    "alternating": {"simultaneous": False},
     "alternating_1_to_2": {"updates": (1, 2)},
 }
 

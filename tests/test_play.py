@@ -180,6 +180,24 @@ def test_line_searches_are_given_the_players_own_loss():
     np.testing.assert_allclose([state.params["phi"][0], state.params["theta"][0]], 2, atol=1e-4)
 
 
+def test_what_needs_one_loss_is_told_that_there_is_none():
+    snapshot_of = simultaneous(sgd(), DIRAC)
+    snapshot = snapshot_of.observe(snapshot_of.init(START, jax.random.key(0)))
+    with pytest.raises(ValueError, match="a game has no single loss"):
+        measures.training()(snapshot)
+    found = measures.player_losses(DIRAC)(snapshot)
+    np.testing.assert_allclose(found["loss_theta"], np.log1p(np.e))
+    np.testing.assert_allclose(found["loss_phi"], -np.log1p(np.e))
+
+
+def test_parameters_that_do_not_fit_a_loss_name_the_player():
+    game = Game({"phi": lambda params, batch: params["phi"] @ params["theta"], "theta": divergence})
+    with pytest.raises(ValueError, match="the loss of player 'phi' cannot be evaluated"):
+        simultaneous(sgd(), game).init(
+            {"phi": jnp.ones(2), "theta": jnp.ones(3)}, jax.random.key(0)
+        )
+
+
 def test_players_must_match():
     with pytest.raises(ValueError, match=r"txs is given for \['phi'\].*\['theta'\] missing"):
         simultaneous({"phi": optax.sgd(0.1)}, DIRAC)

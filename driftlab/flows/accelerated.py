@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
@@ -102,7 +103,7 @@ def bregman_flow(
     """
     check_positive("order", order)
     check_positive("constant", constant)
-    if not isinstance(order, Tracer) and not float(order) > 1:
+    if not isinstance(order, Tracer) and not np.all(np.asarray(order) > 1):
         raise ValueError(f"order={order} must be greater than 1.")
     p: Any = order
     strength: Any = constant

@@ -82,7 +82,8 @@ def check_numbers(
     for name, value in {"steps": steps, "max_steps": max_steps}.items():
         if value is None and name == "steps":
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or not value > 0:  # type: ignore[operator]
             raise ValueError(f"{name} must be a positive integer; got {value!r}.")
     if not 0 < smallest_step < 1:
         raise ValueError(
@@ -94,7 +95,7 @@ def check_numbers(
             continue
         if steps is not None:
             raise ValueError(f"{name}={value} has no effect on {steps} equal steps: leave one out.")
-        if isinstance(value, int | float | np.ndarray) and not np.all(np.asarray(value) > 0):
+        if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} must be positive; got {value!r}.")
 
 
@@ -107,7 +108,8 @@ def check_solver(solver: Any, steps: int | None) -> None:
 
     Raises:
       TypeError: if it is not a diffrax solver.
-      ValueError: if it estimates no error and there is no number of steps.
+      ValueError: if it estimates no error and there is no number of steps, or is implicit
+        without tolerances of its own and there is one.
     """
     import diffrax
 
@@ -118,6 +120,15 @@ def check_solver(solver: Any, steps: int | None) -> None:
             f"solver={type(solver).__name__}() estimates no error, so it cannot choose its steps: "
             "pass steps=n for n equal ones, or another solver."
         )
+    if steps is not None and isinstance(solver, diffrax.AbstractImplicitSolver):
+        # By default they are a mark for "those of the step-size controller".
+        tolerances = (solver.root_finder.rtol, solver.root_finder.atol)
+        if not all(isinstance(value, int | float | jax.Array | np.ndarray) for value in tolerances):
+            raise ValueError(
+                f"solver={type(solver).__name__}() solves its equations to the tolerances of "
+                f"adaptive steps, and steps={steps} equal ones have none: leave steps out, or pass "
+                "root_finder=diffrax.VeryChord(rtol, atol)."
+            )
 
 
 def check_field(

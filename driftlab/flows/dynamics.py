@@ -54,6 +54,7 @@ def flow(
     atol: ArrayLike | None = None,
     smallest_step: float = 1e-6,
     max_steps: int = 4096,
+    t0: ArrayLike = 0.0,
 ) -> Dynamics:
     """The dynamics that follows `dy/dt = field(t, y, args)` for `step_time` a step.
 
@@ -81,6 +82,8 @@ def flow(
       atol: as in `driftlab.flows.solve`.
       smallest_step: likewise, a fraction of step_time.
       max_steps: the most steps of the solver in one step of the flow.
+      t0: the time at step 0, for a field that depends on it: n for that of a chain with a schedule
+        whose flow starts at iterate n.
 
     Returns:
       The dynamics; its `State.inner` is a `FlowState`.
@@ -110,13 +113,13 @@ def flow(
         )
 
     def advance(
-        state: State, y: PyTree, t0: Array, span: Array, first_step: Float[Array, ""]
+        state: State, y: PyTree, t: Array, span: Array, first_step: Float[Array, ""]
     ) -> Solved:
         return solve(
             field,
             y,
             span,
-            t0=t0,
+            t0=jnp.asarray(t0, span.dtype) + t,
             args=None if args is None else args(state),
             solver=solver,
             steps=steps,

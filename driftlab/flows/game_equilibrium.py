@@ -1,6 +1,6 @@
 """Whether a game's equilibrium holds: spectra of its fields and of the maps of its rounds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,9 +10,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import ArrayLike
 
-from driftlab.checks import check_players, check_round
+from driftlab.checks import check_players
 from driftlab.flows.game_spectra import dense_jacobian, leading_eigenvalues
-from driftlab.flows.games import interaction_coefficients
+from driftlab.flows.games import game_flow, game_step
 from driftlab.game import Game, Players
 from driftlab.objective import Batch
 
@@ -88,8 +88,7 @@ def game_stability(
     in `driftlab.flows.games.interaction_coefficients`, the Jacobians at params of
 
     - the gradient flow, `-a_p G_p` at one update each;
-    - the modified flows, `-a_p G_p + sum_q K_pq (d_q G_p) G_q` (`game_flow` at order 2, where there
-      is no correction);
+    - the modified flows, `-a_p G_p + sum_q K_pq (d_q G_p) G_q` (`game_flow` at order 2);
     - the rounds themselves, `driftlab.play.simultaneous` and `alternating` with `optax.sgd`.
 
     All fields count time in rounds. In the simultaneous play of equal rates h the modified
@@ -131,20 +130,22 @@ def game_stability(
     names = game.players
     orders = [names, names[::-1]] if turns is None else [tuple(order) for order in turns]
     rates = {p: learning_rates[p] for p in names}
-    once = dict.fromkeys(names, 1)
     params = {p: jax.tree.map(jnp.asarray, params[p]) for p in names}
     flat, _ = ravel_pytree(params)
     band = float(jnp.finfo(flat.dtype).eps ** 0.5) if tolerance is None else float(tolerance)
 
-    functions: dict[Any, Any] = {("continuous", "field"): _field(game, rates, batch, once, None)}
+    def at_rest(field: Any) -> Any:
+        return lambda y: field(0.0, y, None)
+
+    functions: dict[Any, Any] = {
+        ("continuous", "field"): at_rest(game_flow(game, rates, 1, batch=batch))
+    }
     for order in (None, *orders):
-        simultaneous = order is None
-        counts = None if order is None else tuple(moves.get(p, 1) for p in order)
-        check_round(names, order, counts)
-        coefficients = interaction_coefficients(rates, order, counts, simultaneous)
-        of_round = once if simultaneous else moves
-        functions[order, "map"] = _round(game, rates, batch, order, of_round)
-        functions[order, "field"] = _field(game, rates, batch, of_round, coefficients)
+        scheme: dict[str, Any] = {"simultaneous": True}
+        if order is not None:
+            scheme = {"turns": order, "updates": tuple(moves.get(p, 1) for p in order)}
+        functions[order, "map"] = game_step(game, rates, batch=batch, **scheme)
+        functions[order, "field"] = at_rest(game_flow(game, rates, 2, batch=batch, **scheme))
 
     if flat.size <= dense_limit:
         # All in one program: most of the time is compilation.
@@ -156,7 +157,7 @@ def game_stability(
     else:
         found = {key: _of_products(f, params, key[1], band) for key, f in functions.items()}
     plays = {order: Play(found[order, "map"], found[order, "field"]) for order in (None, *orders)}
-    xi = ravel_pytree({p: _gradient(game, p, params, batch) for p in names})[0]
+    xi = ravel_pytree({p: game.corrected_gradient(p, params, batch) for p in names})[0]
     return GameStability(
         float(jnp.linalg.norm(xi)),
         found["continuous", "field"],
@@ -198,59 +199,3 @@ def _judged(
     elif margin < -band - residual:
         verdict = "stable"
     return Stability(verdict, margin, complex(values[leading]), residual, jacobian)
-
-
-def _gradient(game: Game, player: str, params: Players, batch: Batch) -> Any:
-    gradient = game.gradient(player, params, batch)[1]
-    if game.correction is None:
-        return gradient
-    return jax.tree.map(jnp.add, gradient, game.correction(player, params, batch))
-
-
-def _round(
-    game: Game, rates: Mapping[str, Any], batch: Batch, order: Any, moves: Mapping[str, int]
-) -> Callable[[Players], Players]:
-    def moved(player: str, y: Players) -> Any:
-        gradient = _gradient(game, player, y, batch)
-        return jax.tree.map(
-            lambda leaf, g: leaf - jnp.asarray(rates[player], g.dtype) * g, y[player], gradient
-        )
-
-    def step(y: Players) -> Players:
-        if order is None:
-            return {player: moved(player, y) for player in y}
-        for player in order:
-            for _ in range(moves[player]):
-                y = {**y, player: moved(player, y)}
-        return y
-
-    return step
-
-
-def _field(
-    game: Game,
-    rates: Mapping[str, Any],
-    batch: Batch,
-    moves: Mapping[str, int],
-    coefficients: Mapping[str, Mapping[str, Any]] | None,
-) -> Callable[[Players], Players]:
-    """`game_flow` with the corrections in G; without coefficients at order 1."""
-
-    def field(y: Players) -> Players:
-        found = {p: _gradient(game, p, y, batch) for p in y}
-
-        def rate(p: str) -> Any:
-            plain = _scaled(found[p], -moves[p] * rates[p])
-            if coefficients is None:
-                return plain
-            tangents = {q: _scaled(found[q], coefficients[p][q]) for q in y}
-            drift = jax.jvp(lambda at: _gradient(game, p, at, batch), (y,), (tangents,))[1]
-            return jax.tree.map(jnp.add, plain, drift)
-
-        return {p: rate(p) for p in y}
-
-    return field
-
-
-def _scaled(tree: Any, factor: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, tree)

@@ -24,7 +24,7 @@ def modified_game_losses(
     start: Players | None = None,
     turns: Sequence[str] | None = None,
     updates: Sequence[int] | None = None,
-    simultaneous: bool = False,
+    simultaneous: bool | None = None,
     clock: Clock = "one",
 ) -> dict[str, PlayerLoss]:
     """Losses whose gradients, each in its own player's parameters, are the order-2 drift's.
@@ -58,14 +58,19 @@ def modified_game_losses(
       a_p is the modified flow.
 
     Raises:
-      ValueError: if there is no such form, start is missing or has no use, or there are more than
-        two players in `zero_sum`; as `game_flow`.
+      ValueError: if there is no such form, the game has a correction, start is missing or has no
+        use, or there are more than two players in `zero_sum`; as `game_flow`.
 
     Source: Rosca, Wu, Dherin & Barrett (2021), corollaries 5.1 and 5.2; frozen, Rosca & Deisenroth
     (2023). Cost: the gradients in it; differentiated, a Hessian-vector product each.
     """
     game = losses if isinstance(losses, Game) else Game(losses)
     check_players("learning_rates", learning_rates, game.players)
+    if game.correction is not None:
+        raise ValueError(
+            "the game has a correction, which need not be the gradient of anything: there are no "
+            "losses of it. game_flow has its field."
+        )
     if form not in FORMS:
         raise ValueError(f"form={form!r} must be one of {', '.join(FORMS)}.")
     if (form == "frozen") != (start is not None):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from driftlab.checks import check_players, check_rates, check_round
+from driftlab.checks import check_players, check_rates, check_round, check_scheme
 from driftlab.flows.one_step import log_map_flow
 from driftlab.flows.vector_field import Field
 from driftlab.game import Game, PlayerLoss, Players
@@ -26,7 +26,7 @@ def interaction_coefficients(
     learning_rates: Mapping[str, ArrayLike],
     order: Sequence[str] | None = None,
     updates: Sequence[int] | None = None,
-    simultaneous: bool = False,
+    simultaneous: bool | None = None,
     clock: Clock = "one",
 ) -> Coefficients:
     """K_pq of the drift: a round moves p along `a_p v_p + sum_q K_pq (d_q v_p) v_q`, to order 2.
@@ -43,7 +43,7 @@ def interaction_coefficients(
       learning_rates: player -> s_p; may be traced.
       order: the players in turn; None for the order of learning_rates.
       updates: n_p, in that order; None for one each. Not for simultaneous play.
-      simultaneous: whether all move at once.
+      simultaneous: whether all move at once; it may be left out where order or updates are given.
       clock: "one": every player's parameters at the same time, an ODE. "own": p's parameters after
         its own time a_p, the form of the source's theorems, with `a_p a_p / 2` in place of
         `a_p a_q / 2`. It is true of one round, but with unequal rates its field has no trajectory
@@ -60,11 +60,10 @@ def interaction_coefficients(
     "own"; the common form and clock "one" are driftlab's own, from the composition of the updates.
     """
     check_rates(learning_rates)
+    simultaneous = check_scheme(simultaneous, order, updates)
     if clock not in ("one", "own"):
         raise ValueError(f"clock={clock!r} must be 'one' or 'own'.")
     order, counts = check_round(tuple(learning_rates), order, updates)
-    if simultaneous and updates is not None:
-        raise ValueError(f"updates={counts} have no meaning in simultaneous play: leave them out.")
     moves = dict(zip(order, counts, strict=True))
     place = {player: i for i, player in enumerate(order)}
 
@@ -105,9 +104,16 @@ def drift_term(
     Returns:
       The structure of the player's parameters.
 
+    Raises:
+      ValueError: if player or weights name no player, or params are not those of all.
+
     Cost: the gradients of the players in weights, and one Hessian-vector product of L_p.
     """
     game = losses if isinstance(losses, Game) else Game(losses)
+    check_players("params", params, game.players)
+    unknown = sorted({player, *weights} - set(game.players))
+    if unknown:
+        raise ValueError(f"{unknown} are no players of the game: those are {game.players}.")
     factor_batch = batch if other_batch is None else other_batch
     moving = [q for q in params if q in weights]
     tangents = {}
@@ -127,9 +133,9 @@ def game_flow(
     *,
     turns: Sequence[str] | None = None,
     updates: Sequence[int] | None = None,
-    simultaneous: bool = False,
+    simultaneous: bool | None = None,
     clock: Clock = "one",
-    batch: Any = (),
+    batch: Any = None,
 ) -> Field:
     """The flow that rounds of gradient play follow, to order 1 or 2; `y` is player -> parameters.
 
@@ -138,15 +144,16 @@ def game_flow(
     Order 1 leaves the sum out. For more terms see `game_log_map_flow`.
 
     Args:
-      losses: the game, or player -> `loss(params, batch) -> scalar`; of a game its losses on
-        `batch`, without corrections.
+      losses: the game, whose corrections are part of xi; or player -> `loss(params, batch) ->
+        scalar`.
       learning_rates: player -> s_p of one update; may be traced.
       order: 1 or 2.
       turns: the players in turn; None for the order of the losses.
       updates: how many updates each makes a round; None for one each.
-      simultaneous: whether all move at once.
+      simultaneous: whether all move at once. It must be said at order 2, unless turns or updates
+        do: the two drift in opposite ways.
       clock: "one", or the source's "own" (see `interaction_coefficients`).
-      batch: what the losses take; for a game with data pass `game.data`.
+      batch: what the losses take; None for all the data of a game, and `()` of losses.
 
     Returns:
       `field(t, y, args)`, which ignores t and args.
@@ -158,19 +165,22 @@ def game_flow(
     Source: Rosca, Wu, Dherin & Barrett (2021); see `interaction_coefficients`. Cost: every player's
     gradient, and at order 2 a Hessian-vector product each.
     """
-    game = losses if isinstance(losses, Game) else Game(losses)
+    game, batch = _with_batch(losses, batch)
     check_players("learning_rates", learning_rates, game.players)
+    check_rates(learning_rates)
     if order not in (1, 2):
         raise ValueError(f"order={order!r} must be 1 or 2; game_log_map_flow has more terms.")
     rates = {player: learning_rates[player] for player in game.players}
-    coefficients = interaction_coefficients(rates, turns, updates, simultaneous, clock)
     names, counts = check_round(game.players, turns, updates)
     moves = dict(zip(names, counts, strict=True))
+    coefficients: Coefficients = {}
+    if order == 2:
+        coefficients = interaction_coefficients(rates, turns, updates, simultaneous, clock)
 
     def field(t: Any, y: Players, args: Any) -> Players:
         del t, args
         check_players("y", y, game.players)
-        xi = game.gradients(y, batch)
+        xi = {p: game.corrected_gradient(p, y, batch) for p in y}
 
         def rate(p: str) -> Params:
             plain = jax.tree.map(lambda g: -jnp.asarray(moves[p] * rates[p], g.dtype) * g, xi[p])
@@ -180,7 +190,7 @@ def game_flow(
                 q: jax.tree.map(lambda g, w=coefficients[p][q]: jnp.asarray(w, g.dtype) * g, xi[q])
                 for q in y
             }
-            drift = jax.jvp(lambda joint: game.gradient(p, joint, batch)[1], (y,), (tangents,))[1]
+            drift = jax.jvp(lambda at: game.corrected_gradient(p, at, batch), (y,), (tangents,))[1]
             return jax.tree.map(jnp.add, plain, drift)
 
         return {p: rate(p) for p in y}
@@ -194,8 +204,8 @@ def game_step(
     *,
     turns: Sequence[str] | None = None,
     updates: Sequence[int] | None = None,
-    simultaneous: bool = False,
-    batch: Any = (),
+    simultaneous: bool | None = None,
+    batch: Any = None,
 ) -> Callable[[Players], Players]:
     """One round of gradient play as a map of the joint parameters.
 
@@ -213,19 +223,21 @@ def game_step(
     Raises:
       ValueError: as `game_flow`.
     """
-    game = losses if isinstance(losses, Game) else Game(losses)
+    game, batch = _with_batch(losses, batch)
     check_players("learning_rates", learning_rates, game.players)
     check_rates(learning_rates)
+    at_once = check_scheme(simultaneous, turns, updates)
     names, counts = check_round(game.players, turns, updates)
 
     def moved(player: str, y: Players) -> Params:
-        xi = game.gradient(player, y, batch)[1]
+        xi = game.corrected_gradient(player, y, batch)
         return jax.tree.map(
             lambda leaf, g: leaf - jnp.asarray(learning_rates[player], g.dtype) * g, y[player], xi
         )
 
     def step(y: Players) -> Players:
-        if simultaneous:
+        check_players("y", y, game.players)
+        if at_once:
             return {player: moved(player, y) for player in y}
         for player, count in zip(names, counts, strict=True):
             for _ in range(count):
@@ -262,3 +274,16 @@ def game_log_map_flow(
     Cost: `order` rounds an evaluation.
     """
     return log_map_flow(game_step(losses, learning_rates, **round_options), order, 1.0)
+
+
+def _with_batch(losses: Game | Mapping[str, PlayerLoss], batch: Any) -> tuple[Game, Any]:
+    """The game, and what its losses take: all its data where nothing is given."""
+    game = losses if isinstance(losses, Game) else Game(losses)
+    if batch is not None:
+        return game, batch
+    if game.draw is not None:
+        raise ValueError(
+            "a game that draws random numbers for every batch has no flow of its own: pass batch="
+            "game.batch(key, step), the numbers of one step."
+        )
+    return game, game.data

@@ -47,10 +47,10 @@ def solve_lanes(
             f"stiffness has shape {np.shape(stiffness)}; it needs one number for each of the "
             f"{size} lanes."
         )
-    if width == size:
-        return jax.vmap(solve_one)(lanes)
     if width == 1:
         return jax.lax.map(solve_one, lanes)
+    if width == size:
+        return jax.vmap(solve_one)(lanes)
     if stiffness is None:
         return jax.lax.map(solve_one, lanes, batch_size=width)
     order = jnp.argsort(jnp.asarray(stiffness))

@@ -144,7 +144,7 @@ def modified_loss_coefficient(
 
     | of | what it describes | k | heavy ball | Nesterov |
     |---|---|---|---|---|
-    | `velocity` | `v_n = -b grad L_h(u_n)` on the manifold | `b (b - a)` | `b^2` | `b` |
+    | `velocity` | `v = -b grad L_h(u)`, the manifold | `b (b - a)` | `b^2` | `(1 - m + m^2) b^2` |
     | `step` | `u_{n+1} = u_n - h b grad L_h(u_n)` | `b (m b - a)` | `m b^2` | `m^2 b^2` |
     | `flow` | `u' = -b grad L_h(u)` | `alpha b^2` | `(1 + m) b^2 / 2` | `(1 - m + 2 m^2) b^2 / 2` |
 

@@ -76,13 +76,13 @@ def solve_at(
     stops = jnp.asarray(times, clock)
     starts = jnp.concatenate([jnp.asarray(t0, clock)[None], stops[:-1]])
 
-    def advance(solved: Solved, span: tuple) -> tuple[Solved, PyTree]:
-        start, stop, before = span
+    def advance(carry: tuple[Solved, Array], span: tuple) -> tuple[tuple[Solved, Array], PyTree]:
+        (solved, last), (start, stop) = carry, span
         duration = stop - start
         first_step = None
         if not equal:
             # The same step in another interval's fractions; the whole of one without length.
-            step = abs(solved.next_step * before / duration)
+            step = last / abs(duration)
             first_step = jnp.where(jnp.isfinite(step), jnp.clip(step, smallest, 1), 1)
         # A start that is not finite costs no step: so do the times after a failure.
         y = jax.tree.map(lambda leaf: jnp.where(solved.failed, jnp.nan, leaf), solved.y)
@@ -98,7 +98,9 @@ def solve_at(
         values = jax.tree.map(
             lambda value: jnp.where(found.failed, jnp.nan, value), save(found.y)
         )  # fmt: skip
-        return found, values
+        # An interval without length says nothing of the step after it.
+        last = jnp.where(duration == 0, last, found.next_step * abs(duration))
+        return (found, last), values
 
     begun = Solved(
         y=jax.tree.map(jnp.asarray, y0),
@@ -108,9 +110,8 @@ def solve_at(
         evaluations=jnp.zeros((), jnp.int32),
         next_step=jnp.ones((), clock),
     )
-    durations = stops - starts
-    before = jnp.concatenate([durations[:1], durations[:-1]])
-    solved, values = jax.lax.scan(advance, begun, (starts, stops, before))
+    nothing_yet = jnp.full((), jnp.inf, clock)
+    (solved, _), values = jax.lax.scan(advance, (begun, nothing_yet), (starts, stops))
     return Saved(values, solved)
 
 

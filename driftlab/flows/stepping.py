@@ -131,6 +131,8 @@ def evaluations(solver: diffrax.AbstractSolver, steps: Any) -> Any:
     """Evaluations of the field in so many steps, accepted or not; -1 if the solver hides them."""
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return jnp.full_like(steps, -1)
+    if isinstance(solver, diffrax.AbstractWrappedSolver):
+        return jnp.full_like(steps, -1)
     if isinstance(solver, diffrax.Euler):
         return steps
     tableau = getattr(solver, "tableau", None)

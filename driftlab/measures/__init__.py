@@ -24,6 +24,7 @@ from driftlab.measures.norms import (
     parameter_norm,
     update_norm,
 )
+from driftlab.measures.players import player_losses
 from driftlab.measures.rank import effective_rank, stable_rank
 from driftlab.measures.recording import Measure, Tracker, every, initial_memory, record
 from driftlab.measures.samples import (
@@ -88,6 +89,7 @@ __all__ = [
     "objective_value",
     "parameter_norm",
     "per_example_gradient_norm",
+    "player_losses",
     "preconditioned_sharpness",
     "ratio_of_means",
     "rayleigh_quotient",

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike
 from driftlab.checks import check_players, check_round
 from driftlab.flows.games import Clock, drift_term, interaction_coefficients
 from driftlab.game import Correction, Game, Players
-from driftlab.objective import Batch, Params, batch_length
+from driftlab.objective import Batch, Params
 
 Estimator = Literal["biased", "unbiased"]
 
@@ -27,7 +27,7 @@ def drift_correction(
     *,
     turns: Sequence[str] | None = None,
     updates: Sequence[int] | None = None,
-    simultaneous: bool = False,
+    simultaneous: bool | None = None,
     clock: Clock = "one",
     estimator: Estimator = "biased",
 ) -> Correction:
@@ -49,7 +49,8 @@ def drift_correction(
       clock: "one", which cancels; or "own", the source's coefficients, which do so only at equal
         rates.
       estimator: "biased", both factors of the drift from one batch; "unbiased", from the halves of
-        the batch (in the mean over batches the product of the means).
+        a batch drawn at random (in the mean over batches the product of the means; exactly with
+        replacement, nearly without).
 
     Returns:
       The correction.
@@ -97,7 +98,7 @@ def weighted_correction(
     Raises:
       ValueError: if a name is no player's, or the estimator is neither.
     """
-    _check_estimator(estimator)
+    _check_estimator(estimator, game)
     for name in [*weights, *(q for row in weights.values() for q in row)]:
         if name not in game.players:
             raise ValueError(f"weights name {name!r}; the players are {game.players}.")
@@ -137,7 +138,7 @@ def gradient_norm_correction(
     Source: Mescheder, Nowozin & Geiger (2017); Qin et al. (2020). Cost: the gradients of q and a
     Hessian-vector product of each L_q.
     """
-    _check_estimator(estimator)
+    _check_estimator(estimator, game)
     for name in [*norms, *(q for row in norms.values() for q in row)]:
         if name not in game.players:
             raise ValueError(f"norms name {name!r}; the players are {game.players}.")
@@ -229,23 +230,30 @@ def _by_player(name: str, given: Any, game: Game) -> dict[str, Any]:
     return dict.fromkeys(game.players, given)
 
 
-def _check_estimator(estimator: Any) -> None:
+def _check_estimator(estimator: Any, game: Game) -> None:
     if estimator not in ("biased", "unbiased"):
         raise ValueError(f"estimator={estimator!r} must be 'biased' or 'unbiased'.")
+    fixed = game.sampling.name in ("full_batch", "fixed_order")
+    if estimator == "unbiased" and fixed and jax.tree.leaves(game.data):
+        raise ValueError(
+            f"estimator='unbiased' with sampling {game.sampling.name}: its halves are always the "
+            "same examples, and their product is biased. Draw batches at random."
+        )
 
 
 def _batches(batch: Batch, estimator: Estimator) -> tuple[Batch, Batch | None]:
     """The batch that is differentiated through, and that of the other factor."""
     if estimator == "biased":
         return batch, None
-    size = batch_length(batch, "batch")
-    if size < 2 or size % 2:
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(batch)}
+    if not sizes or any(size < 2 or size % 2 for size in sizes):
         raise ValueError(
-            f"estimator='unbiased' halves the batch, which has {size} examples: make it even."
+            f"estimator='unbiased' halves the batch, whose arrays have {sorted(sizes)} examples: "
+            "make these even numbers."
         )
-    return tuple(
-        jax.tree.map(lambda leaf, at=at: leaf[at : at + size // 2], batch) for at in (0, size // 2)
-    )  # type: ignore[return-value]
+    # Examples and what is drawn beside them may differ in number: each array by its own.
+    first = jax.tree.map(lambda leaf: leaf[: leaf.shape[0] // 2], batch)
+    return first, jax.tree.map(lambda leaf: leaf[leaf.shape[0] // 2 :], batch)
 
 
 def _dot(left: Any, right: Any) -> Any:

@@ -276,7 +276,9 @@ def sizes_of(dynamics, state):
 
 def test_conditions_in_lanes():
     def radius(rate):
-        return spectral_radius(dense_jacobian(game_step(dirac_game(), equal(rate)), ZERO))
+        return spectral_radius(
+            dense_jacobian(game_step(dirac_game(), equal(rate), simultaneous=False), ZERO)
+        )
 
     rates = jnp.array([0.1, 1.0, 3.9, 4.5])
     found = jax.jit(jax.vmap(radius))(rates)

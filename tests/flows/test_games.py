@@ -40,7 +40,7 @@ def theta_loss(params, batch):
 GAME = Game({"phi": phi_loss, "theta": theta_loss})
 ROUNDS = {
     "simultaneous": {"simultaneous": True},
-    "alternating": {},
+    "alternating": {"simultaneous": False},
     "the other first": {"turns": ("theta", "phi")},
     "three and two": {"updates": (3, 2)},
     "two and three, the other first": {"updates": (2, 3), "turns": ("theta", "phi")},
@@ -159,8 +159,10 @@ def test_the_special_cases_are_the_general_one(form):
 def test_frozen_losses_end_where_the_round_does():
     def one(scale):
         rates = {player: rate * scale for player, rate in RATES.items()}
-        modified = Game(modified_game_losses(GAME, rates, form="frozen", start=START))
-        moved = game_step(GAME, rates)(START)
+        modified = Game(
+            modified_game_losses(GAME, rates, form="frozen", start=START, simultaneous=False)
+        )
+        moved = game_step(GAME, rates, simultaneous=False)(START)
         field = game_flow(modified, rates, 1)
         solved = flows.solve(field, START, 1.0, solver=diffrax.Dopri8(), rtol=1e-12)
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), moved, solved.y)
@@ -193,7 +195,8 @@ def test_three_players():
     ("options", "message"),
     [
         ({"order": 3}, "must be 1 or 2"),
-        ({"clock": "none"}, "clock='none'"),
+        ({"clock": "none", "simultaneous": True}, "clock='none'"),
+        ({}, "say how the game is played"),
         ({"turns": ("phi",)}, "must name each of the players"),
         ({"updates": (1, 0)}, "positive integers"),
         ({"updates": (2, 1), "simultaneous": True}, "no meaning in simultaneous play"),

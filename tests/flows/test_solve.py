@@ -165,6 +165,8 @@ class TestEqualSteps:
             solver=diffrax.ImplicitEuler(root_finder=finder), steps=10,
         )  # fmt: skip
         np.testing.assert_allclose(solved.y, 1.1**-10, rtol=1e-8)
+        with pytest.raises(ValueError, match="equal ones have none"):
+            solve(lambda t, y, args: -y, jnp.ones(2), 1.0, solver=diffrax.Kvaerno5(), steps=10)
 
 
 class TestFailure:

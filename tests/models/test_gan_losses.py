@@ -112,10 +112,12 @@ def test_a_game_of_networks_and_labelled_images_learns_something():
         draw=gan_draw(16, 4),
     )
     key = jax.random.key(0)
-    params = {
-        "discriminator": models.initialize(networks.discriminator, key, images),
-        "generator": models.initialize(networks.generator, key, jnp.zeros((1, 4))),
-    }
+    params = jax.jit(
+        lambda key: {
+            "discriminator": models.initialize(networks.discriminator, key, images),
+            "generator": models.initialize(networks.generator, key, jnp.zeros((1, 4))),
+        }
+    )(key)
     dynamics = simultaneous({"discriminator": optax.sgd(0.1), "generator": optax.sgd(1e-9)}, game)
     run = jax.jit(lambda state: jax.lax.fori_loop(0, 100, lambda _, s: dynamics.step(s), state))
     state = dynamics.init(params, key)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from driftlab import flows
+from driftlab import flows, with_replacement
 from driftlab.flows.games import game_flow
 from driftlab.game import Game, corrected
 from driftlab.play import alternating, simultaneous
@@ -120,7 +120,7 @@ def test_the_mean_of_the_unbiased_estimator_is_the_product_of_means(estimator):
             sign * jnp.mean(batch) * jnp.sum(params["phi"] ** 2 * params["theta"])
         )
 
-    game = Game({"phi": loss(1.0), "theta": loss(-1.0)}, values)
+    game = Game({"phi": loss(1.0), "theta": loss(-1.0)}, values, with_replacement(2))
     correction = weighted_correction(game, {"phi": {"phi": 1.0, "theta": 0.5}}, estimator)
     # Every batch of two examples drawn with replacement, equally likely.
     pairs = jnp.stack(jnp.meshgrid(values, values), axis=-1).reshape(-1, 2)
@@ -136,7 +136,10 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="weights name 'psi'"):
         weighted_correction(GAME, {"psi": {"phi": 1.0}})
     with pytest.raises(ValueError, match=r"self_multiplier is given for \['phi'\]"):
-        drift_correction(GAME, RATES, {"phi": -1.0})
+        drift_correction(GAME, RATES, {"phi": -1.0}, simultaneous=True)
     odd = weighted_correction(GAME, {"phi": {"phi": 1.0}}, "unbiased")
-    with pytest.raises(ValueError, match="halves the batch, which has 3 examples"):
+    with pytest.raises(ValueError, match=r"halves the batch, whose arrays have \[3\] examples"):
         odd("phi", START, jnp.ones(3))
+    whole = Game(GAME.losses, jnp.ones(4))
+    with pytest.raises(ValueError, match="'unbiased' with sampling full_batch: its halves"):
+        weighted_correction(whole, {"phi": {"phi": 1.0}}, "unbiased")
