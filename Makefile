@@ -41,6 +41,7 @@ bench:  ## driftlab beside its peers, in one run (an hour); results go to runs/
 	$(BIN)/python -m benchmarks.curvature --torch_threads=2 --sections=eigenvalues,trace \
 	  --out=runs/curvature_torch_threads.md
 	$(BIN)/python -m benchmarks.flows --out=runs/flows.md
+	$(BIN)/python -m benchmarks.games --out=runs/games.md
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.central_flows --out=runs/central_flows_benchmark.md
 
 reproduce: setup  ## Published results on real data, claim against measurement (two hours); into runs/
@@ -57,7 +58,7 @@ reproduce: setup  ## Published results on real data, claim against measurement (
 	$(BIN)/python -m experiments.dal --out=runs/dal
 	$(BIN)/python -m experiments.dirac_gan --out=runs/dirac_gan
 	$(BIN)/python -m experiments.bilinear_quadratic_games --out=runs/bilinear_quadratic_games
-	$(BIN)/python -m experiments.gan_drift --out=runs/gan_drift
+	$(BIN)/python -m experiments.gan_drift --config=configs/gan_drift_small.py --out=runs/gan_drift
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs

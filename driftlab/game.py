@@ -41,9 +41,9 @@ class Game:
     Raises:
       ValueError: if there are fewer than two players, or as `driftlab.Objective`.
 
-    `objective` is what a flow of the game refers to, `driftlab.flow(field, 1.0,
-    game.objective)`: its loss is the Hamiltonian over all the data. It is no mean over examples, so micro-batches of it
-    (`batch_size`) mean nothing.
+    `objective` is what a flow of the game refers to, `driftlab.flow(field, 1.0, game.objective)`:
+    its loss is the Hamiltonian over all the data. It is no mean over examples, so micro-batches
+    of it (`batch_size`) mean nothing.
     """
 
     losses: Mapping[str, PlayerLoss]
@@ -200,8 +200,9 @@ def no_single_loss(params: Players, batch: Batch) -> Float[Array, ""]:
     del params, batch
     raise ValueError(
         "a game has no single loss for this measure to look at. There is "
-        "measures.player_losses(game), what a snapshot holds (its loss and value are the Hamiltonian of the gradients that "
-        "moved the players), and functions of a snapshot of your own."
+        "measures.player_losses(game), what a snapshot holds (its loss and value are the "
+        "Hamiltonian of the gradients that moved the players), and functions of a snapshot of "
+        "your own."
     )
 
 

@@ -293,9 +293,9 @@ def _settled(closed: Any, count: int, kinds: Sequence[str], leaves: Sequence[Arr
     settled: list[Any] = list(leaves)
     with jax.ensure_compile_time_eval():
         after = evaluate_known(closed, [None] * len(closed.in_avals))[count:]
-    for i, kind in enumerate(kinds):
-        if kind == _CONSTANT and after[i] is not None:
-            settled[i] = jnp.asarray(after[i], leaves[i].dtype)
+        for i, kind in enumerate(kinds):
+            if kind == _CONSTANT and after[i] is not None:
+                settled[i] = jnp.asarray(after[i], leaves[i].dtype)
     return settled
 
 

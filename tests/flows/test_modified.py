@@ -178,6 +178,15 @@ def test_memory_that_never_decays_is_found_inside_vmap_and_jit(tx):
         jax.jit(build)(0.1)
 
 
+@pytest.mark.parametrize("memory", ["eliminate", "auto"])
+def test_a_flag_that_settles_is_found_inside_jit(memory):
+    def slope(rate):
+        flow = modified_flow(optax.optimistic_gradient_descent(rate), loss, PARAMS, 1, memory)
+        return flow.params(flow.field(0.0, flow.init(PARAMS), None))["b"]
+
+    np.testing.assert_allclose(jax.jit(slope)(0.01), slope(0.01), rtol=1e-10)
+
+
 def test_a_state_of_another_chain_or_of_other_constants_is_refused():
     flow = modified_flow(optax.sgd(0.1, momentum=0.9), loss, PARAMS)
     with pytest.raises(ValueError, match="opt_state is not a state of this chain"):
