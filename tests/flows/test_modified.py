@@ -181,8 +181,11 @@ def test_memory_that_never_decays_is_found_inside_vmap_and_jit(tx):
 @pytest.mark.parametrize("memory", ["eliminate", "auto"])
 def test_a_flag_that_settles_is_found_inside_jit(memory):
     def slope(rate):
-        flow = modified_flow(optax.optimistic_gradient_descent(rate), loss, PARAMS, 1, memory)
-        return flow.params(flow.field(0.0, flow.init(PARAMS), None))["b"]
+        tx = optax.optimistic_gradient_descent(rate)
+        flow = modified_flow(tx, loss, PARAMS, 1, memory)
+        # The flag is up at the first step only.
+        state = tx.update(jax.grad(loss)(PARAMS), tx.init(PARAMS), PARAMS)[1]
+        return flow.params(flow.field(0.0, flow.init(PARAMS, state), None))["b"]
 
     np.testing.assert_allclose(jax.jit(slope)(0.01), slope(0.01), rtol=1e-10)
 
