@@ -79,8 +79,16 @@ def markdown_table(rows: Rows) -> list[str]:
     if not rows:
         return []
     names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
-    return lines + ["| " + " | ".join(cell(row[name]) for name in names) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(map(_escaped, names)) + " |",
+        "| " + " | ".join("---" for _ in names) + " |",
+    ]
+    return lines + ["| " + " | ".join(_escaped(row[name]) for name in names) + " |" for row in rows]
+
+
+def _escaped(value: Any) -> str:
+    """A cell without what Markdown takes for a column's end or a reference."""
+    return cell(value).replace("|", "\\|").replace("][", "]\\[")
 
 
 def print_table(title: str, rows: Rows) -> None:
