@@ -74,6 +74,13 @@ def test_order_two_is_one_order_above_the_plain_flow(name):
     np.testing.assert_allclose([plain[-1], second[-1]], [1, 2], atol=0.1)
 
 
+# (1, 1), (3, 2) and (2, 3) are above.
+@pytest.mark.parametrize("updates", [(1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (3, 3)])
+def test_any_number_of_updates(updates):
+    found = orders(lambda rates: game_flow(GAME, rates, updates=updates), {"updates": updates})
+    np.testing.assert_allclose(found[-1], 2, atol=0.1)
+
+
 @pytest.mark.parametrize("name", ["simultaneous", "three and two"])
 def test_the_round_itself_gives_any_order(name):
     options = ROUNDS[name]
