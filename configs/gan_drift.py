@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.widths = "128,128"
     config.width = 0.25
     config.normalization = "none"
+    # Power iterations a call of the discriminator's spectral normalisation; 0 for none.
+    config.spectral_iterations = 0
     config.latent_size = 32
     # saturating (zero-sum), non_saturating, least_squares, hinge or wasserstein.
     config.loss = "saturating"

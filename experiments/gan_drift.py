@@ -41,6 +41,7 @@ from driftlab.regularizers.games import (
     drift_correction,
     symplectic_gradient_adjustment,
 )
+from driftlab.regularizers.spectral_norm import spectrally_normalized
 from driftlab.sweep.lane import HParams
 from driftlab.sweep.launch import is_finished, parse_shard
 from driftlab.transforms.parameter_average import average_parameters
@@ -143,9 +144,12 @@ def make_problem(config: Any) -> Problem:
         float, reference_values(scorer, test.inputs[:count], jax.random.key(config.seed))
     )
     generator = models.apply_function(networks.generator)
+    discriminator = models.apply_function(networks.discriminator)
+    if config.spectral_iterations:
+        discriminator = spectrally_normalized(discriminator, config.spectral_iterations)
     game = Game(
         gan_losses(
-            models.apply_function(networks.discriminator),
+            discriminator,
             generator,
             config.loss,
             config.gradient_penalty,
