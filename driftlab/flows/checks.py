@@ -95,7 +95,9 @@ def check_numbers(
             continue
         if steps is not None:
             raise ValueError(f"{name}={value} has no effect on {steps} equal steps: leave one out.")
-        if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
+        # A computed one may be 0, such as a share of a displacement at rest.
+        low = 0 if isinstance(value, jax.Array) else np.finfo(float).tiny
+        if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= low):
             raise ValueError(f"{name} must be positive; got {value!r}.")
 
 
