@@ -14,7 +14,7 @@ with warnings.catch_warnings():  # what they import is deprecated by what that i
     import curvlinops  # pyright: ignore[reportMissingImports] (the extra bench)
     import pyhessian  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
-    from matfree import decomp, eig, stochtrace
+    from matfree import decomp, eig, stochtrace  # pyright: ignore[reportMissingImports]
     from pyhessian.utils import hessian_vector_product  # pyright: ignore[reportMissingImports]
 from scipy.sparse.linalg import aslinearoperator, eigsh
 
