@@ -127,7 +127,8 @@ def test_own_optimizer_several_optimizers_and_axes(run, tmp_path):
 
 
 def test_sigterm_exits_75_and_the_same_command_continues(start, run, tmp_path):
-    arguments = [*SMALL, "--steps=40000", "--record_every=100", "--config.evaluate_every=50"]
+    # Long enough for several segments on a fast machine: an interruption waits for the end of one.
+    arguments = [*SMALL, "--steps=200000", "--record_every=500", "--config.evaluate_every=50"]
     process = start(*arguments, f"--out={tmp_path / 'run'}")
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "config.json").exists() and time.monotonic() < deadline:
