@@ -10,8 +10,7 @@ Measured growth beside the boundaries of the round's Jacobian (exact) and of the
 "Discretization drift in two-player games", section 4.
 """
 
-import hashlib
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ import driftlab
 from driftlab.dynamics import Snapshot
 from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import is_finished, parse_shard
 from experiments import (
     bilinear_quadratic_games_figures,
     bilinear_quadratic_games_report,
@@ -105,7 +103,7 @@ def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset
         seed=config.seed,
         divergence_factor=DIVERGENCE_FACTOR,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -121,32 +119,16 @@ def main(config: Any) -> None:
             config[flag.name] = flag.value
     if flags.SEEDS.value is not None:
         raise ValueError("--seeds has no effect here: nothing is random.")
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"bilinear_quadratic_games-{digest}")
-    finished = is_finished(out)
-    shard = parse_shard(flags.SHARD.value)
-    dataset = run(
-        config,
-        out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        shard=shard,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
-    )
-    if shard.count > 1:
-        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+    out = flags.run_folder(config, "bilinear_quadratic_games")
+    dataset = flags.run_shard(partial(run, config), out)
+    if dataset is None:
         return
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
     measured = bilinear_quadratic_games_report.growth(dataset, config.growth, DIVERGENCE_FACTOR)
     found = bilinear_quadratic_games_report.tables(measured)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = bilinear_quadratic_games_figures.draw(measured)
     report.write_report(out, "Stability of linear games", dataset, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ deep learning: the catapult mechanism".
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,6 @@ from driftlab.dynamics import Snapshot
 from driftlab.measures.recording import Tracker
 from driftlab.measures.sharpness import sharpness
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import is_finished, parse_shard
 from experiments import catapult_report, flags, report
 
 if TYPE_CHECKING:
@@ -292,21 +292,9 @@ def main(config: Any) -> None:
     """
     config = flags.override(config)
     out = flags.run_folder(config, "catapult")
-    finished = is_finished(out)
-    shard = parse_shard(flags.SHARD.value)
-    dataset = run(
-        config,
-        out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        shard=shard,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
-    )
-    if shard.count > 1:
-        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+    dataset = flags.run_shard(partial(run, config), out)
+    if dataset is None:
         return
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
     outcome = catapult_report.outcomes(dataset)
     found = catapult_report.tables(outcome, config.width, config.initial_output, config.steps)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}

@@ -21,7 +21,7 @@ import driftlab
 from driftlab import curvature, measures
 from driftlab.measures.sharpness import preconditioned_sharpness
 from driftlab.sweep.folder import opened
-from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
+from driftlab.sweep.launch import is_finished
 from experiments import central_flows_figures, flags, report
 from experiments import central_flows_models as models
 from experiments import central_flows_report as found_report
@@ -88,25 +88,21 @@ def main(config: Any) -> None:
             "--learning_rates and --record_every do not apply: each optimiser has its own, as in "
             "--config.learning_rates.rmsprop=1e-3, and every step is recorded."
         )
-    if parse_shard(flags.SHARD.value) != WHOLE:
-        raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
+    flags.refuse_shard()
     names = config.optimizers.split(",")
     problem = make_objective(config)
     described = flags.as_json(config)
     out = flags.run_folder(config, "central_flows")
     options = {
-        "lanes": flags.LANES.value,
-        "devices": flags.DEVICES.value,
+        **flags.engine_options(),
         "seed": config.seed,
         "divergence_factor": config.divergence_factor,
         "config": described,
-        "checkpoint_seconds": flags.CHECKPOINT_SECONDS.value,
     }
     with opened(out, {"config": described, "x64": flags.X64.value}):
         finished = all(is_finished(out / name) for name in names)
         results = {name: run(config, name, problem, out=out / name, **options) for name in names}
-        if finished:
-            print(f"{out} holds this run, finished; its figures are drawn again.")
+        flags.announce(out, finished)
         found = found_report.tables(results, config.window)
         whole = found_report.joined(results)
         summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}

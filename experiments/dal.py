@@ -200,12 +200,9 @@ def main(config: Any) -> None:
         results = run_all(
             config,
             out,
-            lanes=flags.LANES.value,
-            devices=flags.DEVICES.value,
-            checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
+            **flags.engine_options(),
         )
-        if finished:
-            print(f"{out} holds this run, finished; its figures are drawn again.")
+        flags.announce(out, finished)
         found = dal_report.tables(results, config.reference_cap)
         whole = _whole(results)
         summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}

@@ -11,8 +11,6 @@ Source: Rosca, Wu, Dherin & Barrett (2021), "Discretization drift in two-player 
 released notebook; Mescheder, Geiger & Nowozin (2018).
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ import driftlab
 from driftlab.dynamics import Snapshot
 from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
+from driftlab.sweep.launch import is_finished
 from experiments import dirac_gan_report, flags, report
 from experiments.dirac_gan_models import (
     FLOWS,
@@ -126,7 +124,7 @@ def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset
         # Spiralling out is what is looked at.
         divergence_factor=1e9,
         out=out,
-        config=json.loads(config.to_json_best_effort()),
+        config=flags.as_json(config),
         **options,
     )
 
@@ -183,31 +181,23 @@ def main(config: Any) -> None:
     for flag in (flags.SEEDS, flags.RECORD_EVERY):
         if flag.value is not None:
             raise ValueError(f"--{flag.name} has no effect here: nothing is random, all recorded.")
-    if parse_shard(flags.SHARD.value) != WHOLE:
-        raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
+    flags.refuse_shard()
     rates = fitted_rates(config)
     ratios = flags.parse_values(config.fitted_ratios, "fitted_ratios", positive=True)
-    described = json.loads(config.to_json_best_effort())
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    out = Path(flags.OUT.value or Path("runs") / f"dirac_gan-{digest}")
+    out = flags.run_folder(config, "dirac_gan")
     finished = is_finished(out)
     dataset = run(
         config,
         out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
+        **flags.engine_options(),
     )
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
+    flags.announce(out, finished)
     errors = slopes(config)
     found = dirac_gan_report.tables(dataset, ratios, rates, errors, config.weight)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = dirac_gan_report.draw(dataset, ratios, rates, errors)
     report.write_report(out, "The Dirac GAN", dataset, found, figures, summary)
-    for title, rows in found.items():
-        report.print_table(title, rows)
-    print(f"{out}/report.md: the figures")
+    report.print_tables(out, found)
 
 
 if __name__ == "__main__":

@@ -185,12 +185,10 @@ def main() -> None:
     described = flags.as_json(config)
     out = flags.run_folder(config, "edge_of_stability")
     options = {
-        "lanes": flags.LANES.value,
-        "devices": flags.DEVICES.value,
+        **flags.engine_options(),
         "seed": config.seed,
         "divergence_factor": config.divergence_factor,
         "config": described,
-        "checkpoint_seconds": flags.CHECKPOINT_SECONDS.value,
     }
     with opened(out, {"config": described, "x64": flags.X64.value}):
         followed = config.flow_time > 0 and any(method.flow_time for method in methods.values())
@@ -201,8 +199,7 @@ def main() -> None:
             for name, method in methods.items()
         }
         flow = run_flow(config, problem, out=out / FLOW, **options) if followed else None
-        if finished:
-            print(f"{out} holds this run, finished; its figures are drawn again.")
+        flags.announce(out, finished)
         found = tables(config, methods, results, flow)
         whole = _whole([*results.values(), *([] if flow is None else [flow])])
         summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import numpy as np
@@ -16,6 +16,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from driftlab.sweep import FolderError, Interrupted
+from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
+
+if TYPE_CHECKING:
+    import xarray
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command continues the run
@@ -165,6 +169,60 @@ def run_folder(config: Any, name: str) -> Path:
     """
     digest = hashlib.sha256(json.dumps(as_json(config), sort_keys=True).encode()).hexdigest()[:8]
     return Path(OUT.value or Path("runs") / f"{name}-{digest}")
+
+
+def engine_options() -> dict[str, Any]:
+    """How a sweep is run, as the flags say.
+
+    Returns:
+      `lanes`, `devices` and `checkpoint_seconds`, arguments of `driftlab.sweep`.
+    """
+    return {
+        "lanes": LANES.value,
+        "devices": DEVICES.value,
+        "checkpoint_seconds": CHECKPOINT_SECONDS.value,
+    }
+
+
+def run_shard(sweep: Callable[..., "xarray.Dataset"], out: Path) -> "xarray.Dataset | None":
+    """Runs `--shard` of a sweep in its folder, and says how the folder stands.
+
+    Args:
+      sweep: `sweep(out=, shard=, **engine_options())`, the experiment's.
+      out: the run's folder.
+
+    Returns:
+      The whole dataset; None where only a part of it was run, and there is nothing to report.
+    """
+    finished = is_finished(out)
+    shard = parse_shard(SHARD.value)
+    dataset = sweep(out=out, shard=shard, **engine_options())
+    if shard.count > 1:
+        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+        return None
+    announce(out, finished)
+    return dataset
+
+
+def refuse_shard() -> None:
+    """Raises where `--shard` asks for a part of an experiment that is not split.
+
+    Raises:
+      ValueError: naming the flag.
+    """
+    if parse_shard(SHARD.value) != WHOLE:
+        raise ValueError(f"--shard={SHARD.value}: this experiment is not split.")
+
+
+def announce(out: Path, finished: bool) -> None:
+    """Says that a run was there already, if it was.
+
+    Args:
+      out: its folder.
+      finished: whether it had finished before the command began.
+    """
+    if finished:
+        print(f"{out} holds this run, finished; its figures are drawn again.")
 
 
 def parse_values(text: str, name: str, *, positive: bool = False) -> np.ndarray:

@@ -29,7 +29,7 @@ from driftlab import transforms
 from driftlab.data import problems
 from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
+from driftlab.sweep.launch import is_finished
 from experiments import flags, flow_portraits, flow_vs_descent_report, report
 from experiments.flow_models import compare, distances, parse_models
 from experiments.objective import make_objective
@@ -174,8 +174,7 @@ def main(config: Any) -> None:
                 f"--{flag.name} has no effect here: config.duration and config.learning_rates give "
                 "the steps, all of which are recorded; config.seed is the network's."
             )
-    if parse_shard(flags.SHARD.value) != WHOLE:
-        raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
+    flags.refuse_shard()
     setting = make_setting(config)
     portraits = flow_portraits.parse_portraits(config, PROBLEMS)
     out = flags.run_folder(config, "flow_vs_descent")
@@ -184,12 +183,9 @@ def main(config: Any) -> None:
         config,
         setting,
         out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
+        **flags.engine_options(),
     )
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
+    flags.announce(out, finished)
     found = flow_vs_descent_report.tables(dataset, setting.flows, setting.fitted, config.duration)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = flow_vs_descent_report.draw(

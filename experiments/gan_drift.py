@@ -13,6 +13,7 @@ and 6.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,7 +44,7 @@ from driftlab.regularizers.games import (
 )
 from driftlab.regularizers.spectral_norm import spectrally_normalized
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import is_finished, parse_shard
+from driftlab.sweep.launch import parse_shard
 from driftlab.transforms.parameter_average import average_parameters
 from experiments import flags, gan_drift_report, report
 from experiments.gan_classifier import require_accuracy, train_classifier
@@ -320,23 +321,11 @@ def main(config: Any) -> None:
     config = flags.override(config)
     make_grid(config)  # refused before data are read
     out = flags.run_folder(config, "gan_drift")
-    finished = is_finished(out)
-    shard = parse_shard(flags.SHARD.value)
+    parse_shard(flags.SHARD.value)
     problem = make_problem(config)
-    dataset = run(
-        config,
-        problem,
-        out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        shard=shard,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
-    )
-    if shard.count > 1:
-        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+    dataset = flags.run_shard(partial(run, config, problem), out)
+    if dataset is None:
         return
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
     found = gan_drift_report.tables(dataset, problem.ends)
     figures = gan_drift_report.draw(dataset, problem.ends, problem.images)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}

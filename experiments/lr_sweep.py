@@ -10,6 +10,7 @@ continues an interrupted run; on a finished one it redraws the figures.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
@@ -17,7 +18,6 @@ from absl import flags as absl_flags
 import driftlab
 from driftlab import plot, transforms
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import is_finished, parse_shard
 from driftlab.sweep.summary import divergence_rate, final, learning_rate_summary
 from experiments import flags, report
 from experiments.objective import make_objective
@@ -171,13 +171,11 @@ def main() -> None:
             config[flag.name] = flag.value
     grid = make_grid(config)
     build = make_build(config, grid)
-    described = flags.as_json(config)
     out = flags.run_folder(config, "lr_sweep")
     measures = driftlab.measures
     whole = [measures.training(batch_size=1000), measures.evaluation(batch_size=1000)]
-    finished = is_finished(out)
-    shard = parse_shard(flags.SHARD.value)
-    dataset = driftlab.sweep(
+    sweep = partial(
+        driftlab.sweep,
         build,
         grid,
         config.steps,
@@ -186,20 +184,13 @@ def main() -> None:
             *(measures.every(measure, config.evaluate_every) for measure in whole),
         ],
         record_every=config.record_every,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
         seed=config.seed,
         divergence_factor=config.divergence_factor,
-        shard=shard,
-        out=out,
-        config=described,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
+        config=flags.as_json(config),
     )
-    if shard.count > 1:
-        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+    dataset = flags.run_shard(sweep, out)
+    if dataset is None:
         return
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
     found = tables(dataset)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     report.write_report(out, "Learning-rate sweep", dataset, found, draw(dataset), summary)

@@ -27,7 +27,7 @@ from driftlab import measures
 from driftlab.flows.momentum import rescaled_gradient_flow
 from driftlab.sweep.folder import opened
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
+from driftlab.sweep.launch import is_finished
 from experiments import flags, momentum_flows_figures, momentum_flows_report, report
 from experiments.momentum_flows_models import METHODS, beside, errors, make_networks, make_problems
 
@@ -158,8 +158,7 @@ def main(config: Any) -> None:
       config: that of `--config`, with its overrides.
     """
     config = flags.override(config)
-    if parse_shard(flags.SHARD.value) != WHOLE:
-        raise ValueError(f"--shard={flags.SHARD.value}: this experiment is not split.")
+    flags.refuse_shard()
     described = flags.as_json(config)
     out = flags.run_folder(config, "momentum_flows")
     with opened(out, {"config": described, "x64": flags.X64.value}):
@@ -169,14 +168,11 @@ def main(config: Any) -> None:
             name: part(
                 config,
                 out / name,
-                lanes=flags.LANES.value,
-                devices=flags.DEVICES.value,
-                checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
+                **flags.engine_options(),
             )
             for name, part in parts.items()
         }
-        if finished:
-            print(f"{out} holds this run, finished; its figures are drawn again.")
+        flags.announce(out, finished)
         far, trained = results["errors"], results["training"]
         runs = training_runs(config)
         found = momentum_flows_report.tables(far, trained, runs, config.momentum, config.time)

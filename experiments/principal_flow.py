@@ -10,6 +10,7 @@ from a state displaced along the sharpest direction. Source: Rosca, Wu, Qin, Dhe
 continuous time model of gradient descent dynamics and instability in deep learning".
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ from driftlab.flows import solve
 from driftlab.flows.principal import principal_directions, principal_flow
 from driftlab.flows.principal_complex import real_neighborhood
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import is_finished, parse_shard
 from experiments import flags, principal_flow_models, principal_flow_report, report
 from experiments.objective import make_objective
 
@@ -182,21 +182,9 @@ def main(config: Any) -> None:
     jax.config.update("jax_enable_x64", True)  # a step's error is a millionth of the parameters
     config = flags.override(config)
     out = flags.run_folder(config, "principal_flow")
-    finished = is_finished(out)
-    shard = parse_shard(flags.SHARD.value)
-    dataset = run(
-        config,
-        out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        shard=shard,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
-    )
-    if shard.count > 1:
-        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+    dataset = flags.run_shard(partial(run, config), out)
+    if dataset is None:
         return
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
     curves, displaced = quadratic_curves(), displaced_errors(config)
     found = principal_flow_report.tables(dataset, curves, displaced)
     figures = principal_flow_report.draw(dataset, curves, displaced)

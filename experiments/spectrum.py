@@ -12,6 +12,7 @@ not see their mean.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,6 @@ from driftlab.measures.spectrum import hessian_trace, spectral_density
 from driftlab.plot.density import spectra
 from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
-from driftlab.sweep.launch import is_finished, parse_shard
 from experiments import flags, report
 
 if TYPE_CHECKING:
@@ -315,22 +315,9 @@ def main(config: Any) -> None:
     config = flags.override(config)
     out = flags.run_folder(config, "spectrum")
     problems = make_problems(config)
-    finished = is_finished(out)
-    shard = parse_shard(flags.SHARD.value)
-    dataset = run(
-        config,
-        problems,
-        out,
-        lanes=flags.LANES.value,
-        devices=flags.DEVICES.value,
-        shard=shard,
-        checkpoint_seconds=flags.CHECKPOINT_SECONDS.value,
-    )
-    if shard.count > 1:
-        print(f"shard {shard} is done; when all are: driftlab merge {out} --out={out}-merged")
+    dataset = flags.run_shard(partial(run, config, problems), out)
+    if dataset is None:
         return
-    if finished:
-        print(f"{out} holds this run, finished; its figures are drawn again.")
     found = tables(dataset, problems)
     summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     title = "The spectrum of the Hessian"

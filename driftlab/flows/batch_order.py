@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from driftlab.flows.checks import check_positive
@@ -52,7 +53,7 @@ def shuffled_epoch_loss(loss: BatchLoss, batches: Batch, learning_rate: ArrayLik
     def modified(params: Params) -> Float[Array, ""]:
         def one(batch: Batch) -> Float[Array, ""]:
             value, gradient = jax.value_and_grad(loss)(params, batch)
-            return value + _rate(learning_rate, value) / 4 * _dot(gradient, gradient)
+            return value + _rate(learning_rate, value) / 4 * optax.tree.vdot(gradient, gradient)
 
         return jnp.mean(jax.lax.map(one, batches))
 
@@ -190,7 +191,8 @@ def _frozen_loss(
             return jax.jvp(lambda p: loss(p, batch), (params,), (before,))[1]
 
         agreed = jnp.sum(jax.lax.map(agreement, (batches, earlier)))
-        return value + count * rate / 4 * _dot(gradient, gradient) - rate / count * agreed
+        squared = optax.tree.norm(gradient, squared=True)
+        return value + count * rate / 4 * squared - rate / count * agreed
 
     return modified
 
@@ -200,11 +202,6 @@ def _check_batches(batches: Batch) -> int:
     if count < 1:
         raise ValueError("batches hold no batch: give a pytree with one leading axis of batches.")
     return count
-
-
-def _dot(left: Params, right: Params) -> Float[Array, ""]:
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return jnp.stack([jnp.vdot(a, b) for a, b in pairs]).sum()
 
 
 def _rate(learning_rate: ArrayLike, like: Array) -> Float[Array, ""]:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from driftlab.flows.rod import check_floor, check_learning_rate, dot, floor_of, norm, split
+from driftlab.flows.rod import check_floor, check_learning_rate, floor_of, split
 from driftlab.flows.vector_field import Flow, Loss, gradient_function
 from driftlab.objective import Objective, Params
 
@@ -85,8 +86,8 @@ def edge_flow(
             for sign in (1, -1)
         )  # fmt: skip
         image = jax.jvp(gradient, (y.centre,), (y.direction,))[1]
-        length = dot(y.direction, y.direction)
-        sharpness = dot(y.direction, image) / length
+        length = optax.tree.vdot(y.direction, y.direction)
+        sharpness = optax.tree.vdot(y.direction, image) / length
         rate = y.amplitude * (sharpness - 2 / learning_rate)
         held = (y.amplitude < floor_of(floor, y.centre)) & (rate < 0)
         return Edge(
@@ -108,13 +109,13 @@ def edge_flow(
         )
         vectors = eigenpairs(operator, 1).vectors
         direction = jax.tree.map(lambda leaf: leaf[0], vectors)
-        along = dot(direction, split(params, gradient, learning_rate).half)
+        along = jnp.asarray(optax.tree.vdot(direction, split(params, gradient, learning_rate).half))
         # The sign belongs to the direction, so that the amplitude is not negative.
         sign = jnp.where(along < 0, -1, 1)
         return Edge(
             jax.tree.map(lambda p, u: (p - along * u).astype(p.dtype), params, direction),
             jax.tree.map(lambda u: (sign * u).astype(u.dtype), direction),
-            jnp.maximum(abs(along), floor_of(floor, params)).astype(norm(params).dtype),
+            jnp.maximum(abs(along), floor_of(floor, params)).astype(optax.tree.norm(params).dtype),
         )
 
     return Flow(field, init, lambda y: y.centre)

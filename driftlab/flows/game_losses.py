@@ -1,16 +1,17 @@
 """The losses that the players of a discretised game minimise instead of their own."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.checks import check_players, check_round
 from driftlab.flows.games import Clock, interaction_coefficients
 from driftlab.game import Game, PlayerLoss, Players
-from driftlab.objective import Batch, Params
+from driftlab.objective import Batch
 
 Form = Literal["stop_gradient", "frozen", "zero_sum", "common_payoff"]
 FORMS = ("stop_gradient", "frozen", "zero_sum", "common_payoff")
@@ -94,22 +95,17 @@ def modified_game_losses(
         for q in game.players:
             factor = jnp.asarray(-coefficients[p][q] / (moves[p] * rates[p]), value.dtype)
             if q == p:
-                total = total + factor / 2 * _dot(gradient[p], gradient[p])
+                total = total + factor / 2 * optax.tree.vdot(gradient[p], gradient[p])
             elif form in ("zero_sum", "common_payoff"):
                 sign = -1 if form == "zero_sum" else 1
-                total = total + sign * factor / 2 * _dot(gradient[q], gradient[q])
+                total = total + sign * factor / 2 * optax.tree.vdot(gradient[q], gradient[q])
             else:
                 at = params if start is None else start
                 other = jax.lax.stop_gradient(game.gradient(q, at, batch)[1])
-                total = total + factor * _dot(gradient[q], other)
+                total = total + factor * optax.tree.vdot(gradient[q], other)
         return total
 
     def of(player: str) -> PlayerLoss:
         return lambda params, batch: modified(player, params, batch)
 
     return {player: of(player) for player in game.players}
-
-
-def _dot(left: Params, right: Params) -> Float[Array, ""]:
-    pairs: Any = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return jnp.stack([jnp.vdot(a, b) for a, b in pairs]).sum()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
@@ -143,36 +144,10 @@ def floor_of(floor: ArrayLike | None, centre: Params) -> Float[Array, ""]:
     Returns:
       The length.
     """
-    size = norm(centre)
+    size = optax.tree.norm(centre)
     if floor is None:
         return float(jnp.finfo(size.dtype).eps) * size
     return jnp.asarray(floor, size.dtype)
-
-
-def norm(tree: Params) -> Float[Array, ""]:
-    """The Euclidean length of a tree.
-
-    Args:
-      tree: of floating-point arrays.
-
-    Returns:
-      Its length.
-    """
-    return jnp.sqrt(dot(tree, tree))
-
-
-def dot(first: Params, second: Params) -> Float[Array, ""]:
-    """The inner product of two trees.
-
-    Args:
-      first: one.
-      second: another of the same structure.
-
-    Returns:
-      The sum over all entries.
-    """
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return jnp.stack([jnp.vdot(a, b) for a, b in pairs]).sum()
 
 
 def check_learning_rate(learning_rate: Any) -> None:
@@ -197,7 +172,8 @@ def check_learning_rate(learning_rate: Any) -> None:
 
 def _held(half: Params, rate: Params, floor: Float[Array, ""]) -> Params:
     """The rate without its shrinking of a delta that is below the floor."""
-    along, squared = dot(half, rate), dot(half, half)
+    along = jnp.asarray(optax.tree.vdot(half, rate))
+    squared = jnp.asarray(optax.tree.norm(half, squared=True))
     hold = (squared < floor**2) & (along < 0)
     share = jnp.where(hold, along / jnp.where(squared == 0, 1, squared), 0)
     return jax.tree.map(lambda d, r: (r - share * d).astype(r.dtype), half, rate)
@@ -211,7 +187,7 @@ def _stretch(y: Rod) -> Float[Array, ""]:
     the two gradients then has a third of the digits, where at delta = eps |c| it had none.
     """
     y = jax.lax.stop_gradient(y)
-    length, size = norm(y.half), norm(y.centre)
+    length, size = optax.tree.norm(y.half), optax.tree.norm(y.centre)
     least = float(jnp.finfo(size.dtype).eps) ** (2 / 3) * size
     return jnp.where(length > 0, jnp.maximum(1, least / jnp.where(length > 0, length, 1)), 1)
 

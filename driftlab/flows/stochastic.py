@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from driftlab.flows.checks import check_positive
 from driftlab.flows.solve import time_dtype
 from driftlab.flows.vector_field import Field, check_real, gradient_function
 from driftlab.objective import Objective, Params
@@ -325,22 +324,6 @@ def independent_batch_size(objective: Objective, batch_size: int | None) -> int:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
     return batch_size
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises where a known hyper-parameter is not a positive, finite scalar.
-
-    Args:
-      name: of the argument.
-      value: a number, an array, or a traced array, whose value is not looked at.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if jnp.shape(value) != ():
-        raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}.")
-    if not isinstance(value, Tracer) and not (np.isfinite(float(value)) and float(value) > 0):
-        raise ValueError(f"{name}={float(value)} must be positive and finite.")
 
 
 def _example_loss(objective: Objective, params: Params, example: PyTree) -> Float[Array, ""]:

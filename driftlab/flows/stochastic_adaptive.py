@@ -16,11 +16,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from driftlab.flows.checks import check_positive
 from driftlab.flows.solve import time_dtype
 from driftlab.flows.stochastic import (
     ITO,
     StochasticFlow,
-    check_positive,
     covariance_factor,
     independent_batch_size,
     noise_operator,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import ArrayLike
 
 from driftlab.checks import check_players, check_round
@@ -216,7 +217,8 @@ def symplectic_gradient_adjustment(
         factor: Any = weight
         if align:
             count = len(jax.tree.leaves(params))
-            agreed = _dot(xi, pulled) * _dot(adjustment, pulled) / count + 0.1
+            along, across = optax.tree.vdot(xi, pulled), optax.tree.vdot(adjustment, pulled)
+            agreed = jnp.asarray(along) * jnp.asarray(across) / count + 0.1
             factor = jnp.sign(agreed) * jnp.asarray(weight, agreed.dtype)
         return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, adjustment[player])
 
@@ -254,8 +256,3 @@ def _batches(batch: Batch, estimator: Estimator) -> tuple[Batch, Batch | None]:
     # Examples and what is drawn beside them may differ in number: each array by its own.
     first = jax.tree.map(lambda leaf: leaf[: leaf.shape[0] // 2], batch)
     return first, jax.tree.map(lambda leaf: leaf[leaf.shape[0] // 2 :], batch)
-
-
-def _dot(left: Any, right: Any) -> Any:
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return jnp.stack([jnp.vdot(a, b) for a, b in pairs]).sum()

@@ -1,7 +1,7 @@
 """Implicit gradient regularisation made explicit, or cancelled."""
 
 import jax
-import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from driftlab.objective import Batch, Loss, Objective, Params
@@ -55,6 +55,6 @@ def squared_gradient_norm(loss: Loss | Objective) -> Loss:
 
     def regularizer(params: Params, batch: Batch) -> Float[Array, ""]:
         gradient = jax.grad(value)(params, batch)
-        return jnp.stack([jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)]).sum()
+        return optax.tree.norm(gradient, squared=True)
 
     return regularizer
