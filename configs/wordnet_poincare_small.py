@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizers = "rsgd,radam"
     config.learning_rates = "0.01,0.1,0.3,1.0"
     config.epochs = 280
-    config.record_epochs = 20
+    config.record_epochs = 10
     config.ranked_things = 0
     config.probed_pairs = 0
     config.disc_epochs = 200

@@ -19,7 +19,7 @@ from driftlab.data.relations import Relations
 from driftlab.dynamics import Snapshot
 from driftlab.measures import ranking
 from driftlab.models.relation_embedding import draw_relations, initial_table, relation_loss
-from driftlab.row_descent import row_descent
+from driftlab.row_dynamics import row_descent
 from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
 from experiments import flags

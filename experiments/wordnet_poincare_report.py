@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from matplotlib.patches import Circle
 
 from driftlab import plot
 from driftlab.data.relations import write_embedding
@@ -250,9 +251,10 @@ def draw(config: Any, task: Task, found: "xarray.Dataset") -> dict[str, "Figure"
 
 def _curves(found: "xarray.Dataset", shown: list[str]) -> "Figure":
     """Each method at its best rate, against epochs."""
-    rows = -(-len(shown) // 2)
-    figure = new_figure(10, 3.4 * rows + 0.6)
-    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    columns = 3 if len(shown) > 4 or len(shown) == 3 else 2
+    rows = -(-len(shown) // columns)
+    figure = new_figure(4.6 * columns, 3.6 * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     colors = matplotlib.colormaps["tab10"]
     methods = [str(method) for method in found.optimizer.values]
     for panel, name in zip(panels, shown, strict=False):
@@ -286,7 +288,7 @@ def _disc(config: Any, task: Task, points: np.ndarray) -> "Figure":
     for child, parent in _direct(pairs, len(names)):
         panel.plot(*scaled[[child, parent]].T, color="#999999", linewidth=0.3, alpha=0.5, zorder=1)
     panel.scatter(*scaled.T, s=5, color="#2a6f97", zorder=2, linewidths=0)
-    panel.add_patch(matplotlib.patches.Circle((0, 0), 1, fill=False, color="#333333"))
+    panel.add_patch(Circle((0, 0), 1, fill=False, color="#333333"))
     for index in _labelled(scaled, below):
         word = names[index].split(".")[0].replace("_", " ")
         panel.annotate(

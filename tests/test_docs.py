@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGES = (
     "", ".sweep", ".measures", ".curvature", ".flows", ".data", ".models", ".plot",
-    ".regularizers", ".transforms",
+    ".regularizers", ".transforms", ".manifolds",
 )  # fmt: skip
 MODULES = (
     "objective",
@@ -29,6 +29,7 @@ MODULES = (
     "dynamics",
     "game",
     "play",
+    "row_dynamics",
 )  # without an __all__: what they define
 
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -5,6 +5,7 @@ a dict of named arrays. To add one, write a function and hand it to `sweep(measu
 it in `every(measure, n)` to record it at every n-th record only.
 """
 
+from driftlab.measures import ranking
 from driftlab.measures.drift import iteration_drift
 from driftlab.measures.evaluation import evaluation, training
 from driftlab.measures.gradient_noise import (
@@ -91,6 +92,7 @@ __all__ = [
     "per_example_gradient_norm",
     "player_losses",
     "preconditioned_sharpness",
+    "ranking",
     "ratio_of_means",
     "rayleigh_quotient",
     "record",

@@ -23,6 +23,7 @@ from driftlab.models.losses import accuracy, cross_entropy, logistic, squared_er
 from driftlab.models.mlp import MLP
 from driftlab.models.normalization import Normalization
 from driftlab.models.pooling import average_pool, max_pool
+from driftlab.models.relation_embedding import draw_relations, initial_table, relation_loss
 from driftlab.models.resnet import ResNet
 from driftlab.models.transposed import TransposedConvolution, transposed_convolution
 from driftlab.models.two_layer_relu import TwoLayerReLU, output_signs
@@ -54,9 +55,11 @@ __all__ = [
     "create",
     "cross_entropy",
     "dcgan",
+    "draw_relations",
     "end_to_end_matrix",
     "gan_draw",
     "gan_losses",
+    "initial_table",
     "initialize",
     "initializer",
     "leaky_relu",
@@ -65,6 +68,7 @@ __all__ = [
     "mlp_gan",
     "names",
     "output_signs",
+    "relation_loss",
     "sngan",
     "squared_error",
     "transposed_convolution",
