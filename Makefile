@@ -32,7 +32,7 @@ lint: setup  ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench:  ## driftlab beside its peers, in one run (an hour); results go to runs/
+bench:  ## driftlab beside its peers, in one run (an hour and a half); results go to runs/
 	@$(MAKE) setup EXTRAS=test,bench
 	mkdir -p runs
 	$(BIN)/python -m benchmarks.sweep --out=runs/sweep.md
@@ -42,9 +42,10 @@ bench:  ## driftlab beside its peers, in one run (an hour); results go to runs/
 	  --out=runs/curvature_torch_threads.md
 	$(BIN)/python -m benchmarks.flows --out=runs/flows.md
 	$(BIN)/python -m benchmarks.games --out=runs/games.md
+	$(BIN)/python -m benchmarks.embeddings --out=runs/embeddings.md
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.central_flows --out=runs/central_flows_benchmark.md
 
-reproduce: setup  ## Published results on real data, claim against measurement (two hours); into runs/
+reproduce: setup  ## Published results on real data, claim against measurement (three hours); into runs/
 	$(BIN)/python -m experiments.edge_of_stability --out=runs/edge_of_stability
 	$(BIN)/python -m experiments.spectrum --out=runs/spectrum
 	$(BIN)/python -m experiments.catapult --out=runs/catapult
@@ -59,6 +60,13 @@ reproduce: setup  ## Published results on real data, claim against measurement (
 	$(BIN)/python -m experiments.dirac_gan --out=runs/dirac_gan
 	$(BIN)/python -m experiments.bilinear_quadratic_games --out=runs/bilinear_quadratic_games
 	$(BIN)/python -m experiments.gan_drift --config=configs/gan_drift_small.py --out=runs/gan_drift
+	$(BIN)/python -m experiments.fluctuation_dissipation --out=runs/fluctuation_dissipation
+	$(BIN)/python -m experiments.gradient_directions --out=runs/gradient_directions
+	$(BIN)/python -m experiments.overparameterized --out=runs/overparameterized
+	$(BIN)/python -m experiments.overparameterized --config=configs/overparameterized_labels.py \
+	  --out=runs/overparameterized_labels
+	$(BIN)/python -m experiments.linear_alignment --out=runs/linear_alignment
+	$(BIN)/python -m experiments.a2grad --out=runs/a2grad
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs

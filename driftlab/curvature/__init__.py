@@ -15,6 +15,12 @@ from driftlab.curvature.kernels import (
     kernel_target_alignment,
     relu_kernel,
 )
+from driftlab.curvature.lazy_training import (
+    descent_bound,
+    flow_bound,
+    linearized_residuals,
+    movement_bound,
+)
 from driftlab.curvature.lobpcg import initial_block, tracked_eigenpairs
 from driftlab.curvature.ntk import ntk, ntk_costs
 from driftlab.curvature.ntk_operator import ntk_operator
@@ -38,6 +44,7 @@ from driftlab.curvature.quadrature import (
     quadrature,
     spectral_density,
 )
+from driftlab.curvature.two_layer_relu_kernel import parallel_rows, relu_gram, smallest_eigenvalue
 
 __all__ = [
     "Density",
@@ -49,9 +56,11 @@ __all__ = [
     "Solution",
     "conjugate_gradients",
     "damped",
+    "descent_bound",
     "eigenpairs",
     "empirical_fisher",
     "fisher",
+    "flow_bound",
     "frobenius_norm",
     "gauss_newton",
     "gradient_moments",
@@ -60,16 +69,21 @@ __all__ = [
     "kernel_distance",
     "kernel_spectrum",
     "kernel_target_alignment",
+    "linearized_residuals",
     "log_determinant",
     "mean_over_batches",
+    "movement_bound",
     "ntk",
     "ntk_costs",
     "ntk_operator",
+    "parallel_rows",
     "per_example_gradient_norms",
     "preconditioned",
     "preconditioner",
     "quadrature",
+    "relu_gram",
     "relu_kernel",
+    "smallest_eigenvalue",
     "spectral_density",
     "symmetric_operator",
     "trace",

@@ -6,6 +6,7 @@ it in `every(measure, n)` to record it at every n-th record only.
 """
 
 from driftlab.measures import ranking
+from driftlab.measures.activation_patterns import changed_patterns, unit_distances
 from driftlab.measures.drift import iteration_drift
 from driftlab.measures.evaluation import evaluation, training
 from driftlab.measures.gradient_noise import (
@@ -64,6 +65,7 @@ __all__ = [
     "Moments",
     "SampleScorer",
     "Tracker",
+    "changed_patterns",
     "distance_from_initialization",
     "effective_learning_rate",
     "effective_rank",
@@ -104,6 +106,7 @@ __all__ = [
     "spectral_density",
     "stable_rank",
     "training",
+    "unit_distances",
     "update_cosine",
     "update_norm",
 ]
