@@ -43,6 +43,7 @@ bench:  ## driftlab beside its peers, in one run (an hour and a half); results g
 	$(BIN)/python -m benchmarks.flows --out=runs/flows.md
 	$(BIN)/python -m benchmarks.games --out=runs/games.md
 	$(BIN)/python -m benchmarks.embeddings --out=runs/embeddings.md
+	$(BIN)/python -m benchmarks.fluctuation_dissipation --out=runs/fluctuation_dissipation.md
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.central_flows --out=runs/central_flows_benchmark.md
 
 reproduce: setup  ## Published results on real data, claim against measurement (three hours); into runs/
@@ -61,7 +62,12 @@ reproduce: setup  ## Published results on real data, claim against measurement (
 	$(BIN)/python -m experiments.bilinear_quadratic_games --out=runs/bilinear_quadratic_games
 	$(BIN)/python -m experiments.gan_drift --config=configs/gan_drift_small.py --out=runs/gan_drift
 	$(BIN)/python -m experiments.fluctuation_dissipation --out=runs/fluctuation_dissipation
-	$(BIN)/python -m experiments.gradient_directions --out=runs/gradient_directions
+	$(BIN)/python -m experiments.fluctuation_dissipation \
+	  --config=configs/fluctuation_dissipation_digits.py --out=runs/fluctuation_dissipation_digits
+	$(BIN)/python -m experiments.fluctuation_dissipation \
+	  --config=configs/fluctuation_dissipation_schedule.py --out=runs/fluctuation_dissipation_schedule
+	$(BIN)/python -m experiments.gradient_directions --config=configs/gradient_directions_small.py \
+	  --out=runs/gradient_directions
 	$(BIN)/python -m experiments.overparameterized --out=runs/overparameterized
 	$(BIN)/python -m experiments.overparameterized --config=configs/overparameterized_labels.py \
 	  --out=runs/overparameterized_labels

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from driftlab import Grid, Objective, descent, measures, sweep
+from driftlab import Grid, Objective, descent, measures, sweep, transforms
 
 # Small, log-spaced; the four fill two devices with chunks of two lanes.
 LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -36,6 +36,7 @@ OPTIMIZERS = (
     "contrib.momo", "contrib.momo_adam", "contrib.muon", "contrib.prodigy",
     "contrib.schedule_free", "contrib.schedule_free_adamw", "contrib.schedule_free_sgd",
     "contrib.simplified_ademamix", "contrib.sophia",
+    "driftlab.a2grad", "driftlab.fluctuation_dissipation_sgd", "driftlab.sasa",
 )  # fmt: skip
 
 # Functions with an argument `learning_rate` that are no optimiser of a loss's gradient.
@@ -65,6 +66,8 @@ CANNOT_BE_SCHEDULED = {
     "polyak_sgd": "takes its cap on the step as a number",
     "rprop": "takes the initial step length of each parameter as a number",
     "sm3": "negates its learning rate, which is a number",
+    "driftlab.fluctuation_dissipation_sgd": "makes its own schedule",
+    "driftlab.sasa": "makes its own schedule",
 }
 CANNOT_EQUAL_A_PYTHON_FLOAT_IN_DOUBLE = {
     "contrib.madgrad": "multiplies by sqrt of an int32 count, float32 unless the rate is an array",
@@ -75,7 +78,18 @@ IGNORES_DECAY = {
 }
 
 
+def a2grad_of(learning_rate):
+    """`1 / (2 lipschitz)`, its first step, in the place of the learning rate that it has not."""
+    if callable(learning_rate):
+        return transforms.a2grad(lambda count: 0.5 / learning_rate(count), 1.0)
+    return transforms.a2grad(0.5 / learning_rate, 1.0)
+
+
 def make(name, learning_rate):
+    if name == "driftlab.a2grad":
+        return a2grad_of(learning_rate)
+    if name.startswith("driftlab."):
+        return getattr(transforms, name.removeprefix("driftlab."))(learning_rate)
     *contrib, function = name.split(".")
     function = getattr(optax.contrib if contrib else optax, function)
     argument = LEARNING_RATE.get(name, "learning_rate")
@@ -184,7 +198,8 @@ def test_list_is_complete():
                 public[prefix + name] = function
     swept_arguments = {"learning_rate", "max_learning_rate"}
     found = {name for name, function in public.items() if swept_arguments & arguments_of(function)}
-    listed = {*OPTIMIZERS, *NOT_AN_OPTIMIZER}
+    ours = {name for name in OPTIMIZERS if name.startswith("driftlab.")}
+    listed = {*OPTIMIZERS, *NOT_AN_OPTIMIZER} - ours
     assert found - listed == set(), (
         "optax has optimisers that are not tested here: add them to OPTIMIZERS, or to "
         "NOT_AN_OPTIMIZER with the reason."

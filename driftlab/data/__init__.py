@@ -3,5 +3,18 @@
 from driftlab.data import problems, relations, wordnet
 from driftlab.data.dataset import Batch, DataError, Dataset
 from driftlab.data.loading import load, names
+from driftlab.data.separation import MaxMargin, NotSeparableError, max_margin
 
-__all__ = ["Batch", "DataError", "Dataset", "load", "names", "problems", "relations", "wordnet"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "Dataset",
+    "MaxMargin",
+    "NotSeparableError",
+    "load",
+    "max_margin",
+    "names",
+    "problems",
+    "relations",
+    "wordnet",
+]

@@ -4,6 +4,7 @@ A field is what `diffrax.ODETerm` takes. `solve` follows one over an interval; `
 `driftlab.Dynamics` of it. diffrax itself is imported when something is solved.
 """
 
+from driftlab.flows.a2grad_flow import A2GradFlowState, a2grad_flow
 from driftlab.flows.accelerated import (
     accelerated_momentum,
     bregman_flow,
@@ -17,6 +18,7 @@ from driftlab.flows.adaptive import (
     rmsprop_flow,
     rmsprop_start,
 )
+from driftlab.flows.arc_length import arc_length_flow
 from driftlab.flows.backward_error import (
     modified_equation_terms,
     series_flow,
@@ -179,6 +181,7 @@ __all__ = [
     "SOLVED",
     "SOLVER_FAILED",
     "STEP_LIMIT",
+    "A2GradFlowState",
     "AdaptiveState",
     "CentralState",
     "Complementarity",
@@ -198,9 +201,11 @@ __all__ = [
     "Solved",
     "Stability",
     "StochasticFlow",
+    "a2grad_flow",
     "accelerated_momentum",
     "adam_flow",
     "adam_sde",
+    "arc_length_flow",
     "attraction_rate",
     "batch_order_flow",
     "batch_order_loss",

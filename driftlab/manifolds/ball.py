@@ -29,7 +29,7 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
     Args:
       curvature: -c, negative; may be a traced array.
       margin: points are kept within `|X| <= 1 - margin`; by default 1e-5 in single precision (12.2
-        from the centre) and 1e-10 in double (23.7).
+        from the centre), 1e-10 in double (23.7), and 4 eps in half.
 
     Returns:
       The manifold.
@@ -50,7 +50,7 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         return 1 - dot(scaled(x)[1], scaled(x)[1])
 
     def largest(dtype: jnp.dtype) -> float:
-        default = 1e-10 if dtype == jnp.float64 else 1e-5
+        default = 1e-10 if dtype == jnp.float64 else max(1e-5, 4 * float(jnp.finfo(dtype).eps))
         return 1 - (default if margin is None else margin)
 
     def factor_inner(x: Point, u: Tangent, v: Tangent) -> Float[Array, "... 1"]:
@@ -74,7 +74,10 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         decay, gone = jnp.exp(exponent), -jnp.expm1(exponent)
         forth, back = at + u, at - u
         below = dot(forth, forth) + 2 * decay * w + decay**2 * dot(back, back)
-        return within(x, w * gone * (gone * at + (1 + decay) * u) / (root * below))
+        below = jnp.where(decay == 1, 4, below)  # as it is for every u but 0
+        # (1 - E) u as a multiple of v, whose derivative at v = 0 is right: that of u has a kink.
+        sideways = 2 * root / w * _expm1c(exponent) * v
+        return within(x, w * (gone**2 * at + (1 + decay) * sideways) / (root * below))
 
     def log(x: Point, y: Point) -> Tangent:
         root, at = scaled(x)
@@ -128,6 +131,12 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         retraction_acceleration=acceleration,
         retraction="x + v",
     )
+
+
+def _expm1c(t: Array) -> Array:
+    """`(exp(t) - 1) / t`, 1 at 0."""
+    zero = t == 0
+    return jnp.where(zero, 1, jnp.expm1(t) / jnp.where(zero, 1, t))
 
 
 def _arsinhc(t: Array) -> Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
+from driftlab.manifolds.vectors import root
 
 
 def euclidean(point_ndim: int = 0) -> Manifold:
@@ -40,7 +41,7 @@ def euclidean(point_ndim: int = 0) -> Manifold:
         exp_update=lambda x, v: v,
         retract_update=lambda x, v: v,
         log=lambda x, y: y - x,
-        distance=lambda x, y: jnp.sqrt(inner(x, y - x, y - x)),
+        distance=lambda x, y: root(inner(x, y - x, y - x)),
         parallel_transport=same,
         vector_transport=same,
         project=lambda x: x,

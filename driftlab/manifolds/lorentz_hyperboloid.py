@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
 from driftlab.manifolds.vectors import check_curvature, dot, sinhc
+from driftlab.manifolds.vectors import root as square_root
 
 
 def hyperboloid(curvature: ArrayLike = -1.0) -> Manifold:
@@ -54,9 +55,7 @@ def hyperboloid(curvature: ArrayLike = -1.0) -> Manifold:
         return dot(first, second) - dot(at, first) * dot(at, second) / x[..., :1] ** 2
 
     def length(x: Point, v: Tangent) -> Float[Array, "... 1"]:
-        squared = jnp.maximum(factor_inner(x, v, v), 0)
-        zero = squared == 0
-        return jnp.where(zero, squared, jnp.sqrt(jnp.where(zero, 1, squared)))
+        return square_root(jnp.maximum(factor_inner(x, v, v), 0))
 
     def gap(x: Point, y: Point) -> Float[Array, "... 1"]:
         """`<y - x, y - x>`, at least 0."""
@@ -76,10 +75,8 @@ def hyperboloid(curvature: ArrayLike = -1.0) -> Manifold:
         return onto(x, moved[..., 1:])
 
     def distance(x: Point, y: Point) -> Float[Array, "... 1"]:
-        root, squared = jnp.sqrt(positive(x)), gap(x, y)
-        zero = squared == 0
-        chord = jnp.where(zero, squared, jnp.sqrt(jnp.where(zero, 1, squared)))
-        return 2 / root * jnp.arcsinh(root / 2 * chord)
+        root = jnp.sqrt(positive(x))
+        return 2 / root * jnp.arcsinh(root / 2 * square_root(gap(x, y)))
 
     def log(x: Point, y: Point) -> Tangent:
         direction = tangent(x, (y - x) - positive(x) / 2 * gap(x, y) * x)

@@ -17,7 +17,8 @@ class Manifold:
     A point takes the last `point_ndim` axes; all leading ones count points. Tangent vectors have
     the shape of their points. Each point is a *factor* of the product manifold that the array
     stands for (a `product` has several a point), and adaptive methods keep one number a factor.
-    Every function is pure, works under jit, vmap and grad, and keeps the points' dtype.
+    Every function is pure, works under jit, vmap and grad, and keeps the points' dtype. First
+    derivatives of maps are right where nothing moves (v = 0, y = x), second ones are not there.
 
     Attributes:
       name: for messages.

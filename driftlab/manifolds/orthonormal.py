@@ -82,12 +82,18 @@ def exponential(matrix: Float[Array, "... p p"]) -> Float[Array, "... p p"]:
     norm = jnp.max(jnp.sum(jnp.abs(matrix), axis=-1), axis=-1)[..., None, None]
     squarings = jnp.ceil(jnp.log2(jnp.maximum(2 * norm, 1)))
     small = matrix / 2**squarings
-    total = one
-    for degree in range(TAYLOR_DEGREE, 0, -1):
-        total = one + small @ total / degree
-    for index in range(MAX_SQUARINGS):
-        total = jnp.where(index < squarings, total @ total, total)
-    return total
+
+    def horner(index: Array, total: Array) -> Array:
+        degree = (TAYLOR_DEGREE - index).astype(matrix.dtype)
+        return one + small @ total / degree
+
+    def squared(index: Array, total: Array) -> Array:
+        return jnp.where(index < squarings, total @ total, total)
+
+    # Loops of known length: small programs, and derivatives in reverse.
+    return jax.lax.fori_loop(
+        0, MAX_SQUARINGS, squared, jax.lax.fori_loop(0, TAYLOR_DEGREE, horner, one)
+    )
 
 
 def solve_skew(matrix: Float[Array, "... p p"], right: Array) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
+from driftlab.manifolds.vectors import root
 
 
 def product(manifolds: Sequence[Manifold], sizes: Sequence[int]) -> Manifold:
@@ -72,7 +73,7 @@ def product(manifolds: Sequence[Manifold], sizes: Sequence[int]) -> Manifold:
 
     def distance(x: Point, y: Point) -> Float[Array, "..."]:
         parts = numbers("distance", (x, y))
-        return jnp.sqrt(sum(jnp.sum(part**2, axis=-1) for part in parts))
+        return root(sum((jnp.sum(part**2, axis=-1) for part in parts), jnp.zeros((), x.dtype)))
 
     def violation(x: Array) -> Float[Array, "..."]:
         worst = [jnp.max(part, axis=-1) for part in numbers("violation", (x,))]

@@ -34,8 +34,8 @@ def stiefel(metric: str = "embedded", retraction: str = "qf") -> Manifold:
     rank 2p. Retractions: "qf", the Q of `X + V`, of first order; "polar", `(X + V)(I + V^T
     V)^(-1/2)`, of second order for the embedded metric; "cayley", `(I - W/2)^-1 (I + W/2) X`, of
     second order for the canonical one. There is no closed form for the logarithm, the distance and
-    the parallel transport: the first two raise, vectors are transported by projection at the new
-    point, which shortens them.
+    the parallel transport, which raise: vectors are transported by projection at the new point,
+    which shortens them, and in the canonical metric is not parallel even to first order.
 
     Everything is matrix products and loops over columns, because LAPACK calls in lanes on a CPU can
     wait for each other (jaxlib 0.10.2).
@@ -76,16 +76,17 @@ def stiefel(metric: str = "embedded", retraction: str = "qf") -> Manifold:
 
     def acceleration(x: Point, v: Tangent) -> Tangent:
         # The second derivative of the retraction less that of the geodesic, both in the space
-        # around: their difference is tangent, and the same for every connection.
-        def second(curve: Callable[[Point, Tangent], Array]) -> Array:
-            def velocity(t: Array) -> Array:
-                return jax.jvp(lambda s: curve(x, s * v), (t,), (jnp.ones_like(t),))[1]
-
-            zero = jnp.zeros((), x.dtype)
-            return jax.jvp(velocity, (zero,), (jnp.ones_like(zero),))[1]
-
-        geodesic = _canonical_exp if canonical else _embedded_exp
-        return second(_RETRACTIONS[retraction]) - second(geodesic)
+        # around: their difference is tangent, and the same for every connection. That of the
+        # embedded geodesic is -X S, of the canonical one (I - X X^T) V A - X S: so Cayley's; of
+        # the polar factor -X S; of Q, from R^T R = I + t^2 S, -2 X T, T + T^T = S.
+        turned = _t(x) @ v
+        gap = v @ turned - x @ (turned @ turned)
+        if retraction == "qf":
+            square = _t(v) @ v
+            upper = jnp.triu(square, 1)
+            return x @ (_t(upper) - upper) - (gap if canonical else 0)
+        leaves = {"polar": 0, "cayley": 1}[retraction] - int(canonical)
+        return leaves * gap
 
     def violation(x: Array) -> Float[Array, "..."]:
         gram = _t(x) @ x - identity_like(x)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from driftlab.manifolds.euclidean_space import euclidean
@@ -74,11 +75,11 @@ def check_points(manifolds: Manifolds, tree: PyTree) -> None:
     for (path, leaf), manifold in zip(
         jax.tree_util.tree_leaves_with_path(tree), kinds, strict=True
     ):
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             continue
         with jax.ensure_compile_time_eval():  # init may be called under jit with known points
             answer = manifold.contains(jnp.asarray(leaf))
-        if isinstance(answer, jax.core.Tracer):  # of a traced curvature
+        if isinstance(answer, Tracer):  # of a traced curvature
             continue
         on = np.asarray(answer)
         if on.all():
@@ -122,7 +123,7 @@ def inner(manifolds: Manifolds, params: PyTree, u: PyTree, v: PyTree) -> Float[A
     """
     kinds = assign(manifolds, params)
     parts = jax.tree.map(lambda m, *arrays: jnp.sum(m.inner(*arrays)), kinds, params, u, v)
-    return sum(jax.tree.leaves(parts), jnp.zeros(()))
+    return jax.tree.reduce(jnp.add, parts)
 
 
 def _fits(rule: str, path: str) -> bool:

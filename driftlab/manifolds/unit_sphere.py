@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
-from driftlab.manifolds.vectors import dot, length, sinc, unit
+from driftlab.manifolds.vectors import dot, length, root, sinc, unit
 
 # Points whose length differs from 1 by more than this many times the dtype's eps are off.
 TOLERANCE = 1e3
@@ -109,7 +109,7 @@ def oblique() -> Manifold:
         return over_columns
 
     def distance(x: Point, y: Point) -> Float[Array, "..."]:
-        return jnp.sqrt(summed(lambda a, b: columns.distance(a, b) ** 2)(x, y))
+        return root(summed(lambda a, b: columns.distance(a, b) ** 2)(x, y))
 
     def violation(x: Array) -> Float[Array, "..."]:
         return jnp.max(columns.violation(jnp.swapaxes(x, -1, -2)), axis=-1)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 
@@ -29,7 +29,18 @@ def length(v: Array) -> Float[Array, "... 1"]:
     Returns:
       One number a vector, the axis kept. NaN stays NaN.
     """
-    square = dot(v, v)
+    return root(dot(v, v))
+
+
+def root(square: Array) -> Array:
+    """The square root, whose derivative at 0 is 0 instead of infinite: for lengths.
+
+    Args:
+      square: numbers, none negative. NaN stays NaN.
+
+    Returns:
+      Numbers.
+    """
     zero = square == 0
     return jnp.where(zero, square, jnp.sqrt(jnp.where(zero, 1, square)))
 
@@ -83,9 +94,9 @@ def check_curvature(curvature: Any) -> None:
     Raises:
       ValueError: naming the value.
     """
-    if isinstance(curvature, jax.core.Tracer):
+    if isinstance(curvature, Tracer):
         return
-    if jnp.shape(curvature) != () or not (float(curvature) < 0 and jnp.isfinite(curvature)):
+    if jnp.shape(curvature) != () or not -float("inf") < float(curvature) < 0:
         raise ValueError(
             f"curvature={curvature!r} must be negative, -1 for the usual hyperbolic space; the "
             "sphere is manifolds.sphere()."

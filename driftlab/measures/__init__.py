@@ -5,10 +5,23 @@ a dict of named arrays. To add one, write a function and hand it to `sweep(measu
 it in `every(measure, n)` to record it at every n-th record only.
 """
 
-from driftlab.measures import ranking
+from driftlab.measures import ranking, von_mises_fisher
 from driftlab.measures.activation_patterns import changed_patterns, unit_distances
+from driftlab.measures.blocking import Blocks, Window, add_to_blocks, empty_blocks, last_half
+from driftlab.measures.direction_concentration import gradient_directions
 from driftlab.measures.drift import iteration_drift
 from driftlab.measures.evaluation import evaluation, training
+from driftlab.measures.fluctuation_curvature import (
+    HessianMagnitude,
+    hessian_magnitude,
+    second_relation,
+)
+from driftlab.measures.fluctuation_dissipation import first_relation, weight_norm_balance
+from driftlab.measures.fluctuation_tracking import (
+    FluctuationDissipationState,
+    relation_terms,
+    track_fluctuation_dissipation,
+)
 from driftlab.measures.gradient_noise import (
     gradient_covariance_trace,
     gradient_noise,
@@ -18,6 +31,15 @@ from driftlab.measures.gradient_noise import (
     update_cosine,
 )
 from driftlab.measures.kernel import kernel
+from driftlab.measures.layer_balance import (
+    balancedness,
+    balancedness_change,
+    balancedness_drift,
+    balancedness_source,
+    balancedness_velocity,
+    momentum_balancedness_factor,
+)
+from driftlab.measures.layer_matrices import network_matrices
 from driftlab.measures.layerwise import layer_names, layerwise
 from driftlab.measures.norms import (
     distance_from_initialization,
@@ -41,12 +63,20 @@ from driftlab.measures.samples import (
     sample_scores,
 )
 from driftlab.measures.sharpness import gradient_alignment, preconditioned_sharpness, sharpness
+from driftlab.measures.singular_alignment import (
+    AlignmentBounds,
+    alignment_bounds,
+    layer_alignment,
+    normalized_margin,
+    spectral_ratio,
+)
 from driftlab.measures.spectrum import (
     hessian_effective_rank,
     hessian_trace,
     rayleigh_quotient,
     spectral_density,
 )
+from driftlab.measures.stationarity import norm_trend_test, ratio_test, residual_test
 from driftlab.measures.two_batch import gradient_noise_scale_two_batch, ratio_of_means
 from driftlab.measures.values import loss, objective_value
 
@@ -61,34 +91,56 @@ DEFAULT: tuple[Measure, ...] = (
 
 __all__ = [
     "DEFAULT",
+    "AlignmentBounds",
+    "Blocks",
+    "FluctuationDissipationState",
+    "HessianMagnitude",
     "Measure",
     "Moments",
     "SampleScorer",
     "Tracker",
+    "Window",
+    "add_to_blocks",
+    "alignment_bounds",
+    "balancedness",
+    "balancedness_change",
+    "balancedness_drift",
+    "balancedness_source",
+    "balancedness_velocity",
     "changed_patterns",
     "distance_from_initialization",
     "effective_learning_rate",
     "effective_rank",
+    "empty_blocks",
     "evaluation",
     "every",
     "feature_moments",
+    "first_relation",
     "frechet_distance",
     "gradient_alignment",
     "gradient_covariance_trace",
+    "gradient_directions",
     "gradient_noise",
     "gradient_noise_scale",
     "gradient_noise_scale_two_batch",
     "gradient_norm",
     "gradient_signal_to_noise",
     "hessian_effective_rank",
+    "hessian_magnitude",
     "hessian_trace",
     "inception_score",
     "initial_memory",
     "iteration_drift",
     "kernel",
+    "last_half",
+    "layer_alignment",
     "layer_names",
     "layerwise",
     "loss",
+    "momentum_balancedness_factor",
+    "network_matrices",
+    "norm_trend_test",
+    "normalized_margin",
     "objective_value",
     "parameter_norm",
     "per_example_gradient_norm",
@@ -96,17 +148,25 @@ __all__ = [
     "preconditioned_sharpness",
     "ranking",
     "ratio_of_means",
+    "ratio_test",
     "rayleigh_quotient",
     "record",
     "reference_values",
+    "relation_terms",
+    "residual_test",
     "sample_quality",
     "sample_scorer",
     "sample_scores",
+    "second_relation",
     "sharpness",
     "spectral_density",
+    "spectral_ratio",
     "stable_rank",
+    "track_fluctuation_dissipation",
     "training",
     "unit_distances",
     "update_cosine",
     "update_norm",
+    "von_mises_fisher",
+    "weight_norm_balance",
 ]

@@ -20,6 +20,7 @@ from driftlab.models.gan_losses import gan_draw, gan_losses
 from driftlab.models.initializers import initializer
 from driftlab.models.linear import DeepLinear, end_to_end_matrix
 from driftlab.models.losses import accuracy, cross_entropy, logistic, squared_error
+from driftlab.models.margin_losses import exponential, log_exponential, log_logistic
 from driftlab.models.mlp import MLP
 from driftlab.models.normalization import Normalization
 from driftlab.models.pooling import average_pool, max_pool
@@ -57,12 +58,15 @@ __all__ = [
     "dcgan",
     "draw_relations",
     "end_to_end_matrix",
+    "exponential",
     "gan_draw",
     "gan_losses",
     "initial_table",
     "initialize",
     "initializer",
     "leaky_relu",
+    "log_exponential",
+    "log_logistic",
     "logistic",
     "max_pool",
     "mlp_gan",

@@ -39,7 +39,7 @@ class ScaleByRiemannianAdamState(NamedTuple):
     count: Int[Array, ""]
     mu: Params
     nu: Params
-    nu_max: Params | None
+    nu_max: Any
     params: Params
 
 
@@ -112,7 +112,9 @@ def scale_by_riemannian_adam(
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def averaged(decay: Decay, old: Array, new: Array) -> Array:
-            value = jnp.asarray(decay(count) if callable(decay) else decay, old.dtype)
+            # A real t: 1 / t of an int32 would be in single precision under x64 as well.
+            t = count.astype(jnp.promote_types(old.dtype, jnp.float32))
+            value = jnp.asarray(decay(t) if callable(decay) else decay, old.dtype)
             return value * old + (1 - value) * new
 
         def debiased(decay: Any, average: Array) -> Array:

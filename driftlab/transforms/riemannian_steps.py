@@ -156,7 +156,11 @@ def retract(manifolds: Manifolds, method: str = "retraction") -> optax.GradientT
         params = _given(params, "retract")
         kinds = assign(manifolds, params)
         moves = jax.tree.map(
-            lambda m, x, v: (m.exp_update if method == "exp" else m.retract_update)(x, v),
+            lambda m, x, v: (m.exp_update if method == "exp" else m.retract_update)(
+                # A learning rate in float64 makes float32 updates float64.
+                x,
+                jnp.asarray(v, x.dtype),
+            ),
             kinds,
             params,
             updates,

@@ -163,6 +163,20 @@ CASES = [
     ),
     Case("rod_flow", lambda loss, h, params: flows.rod_flow(loss, h), optax.sgd, None),
     Case("edge_flow", lambda loss, h, params: flows.edge_flow(loss, h), optax.sgd, None),
+    Case(
+        "a2grad_flow",
+        lambda loss, h, params: flows.a2grad_flow(loss, 1.0),
+        optax.sgd,
+        None,
+        jnp.sqrt,
+    ),
+    Case(
+        "a2grad_flow exponential",
+        lambda loss, h, params: flows.a2grad_flow(loss, 1.0, "exponential"),
+        optax.sgd,
+        None,
+        jnp.sqrt,
+    ),
 ]
 
 
