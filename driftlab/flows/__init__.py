@@ -134,6 +134,12 @@ from driftlab.flows.principal import (
     principal_flow,
 )
 from driftlab.flows.principal_complex import PrincipalState
+from driftlab.flows.riemannian import (
+    riemannian_adam_flow,
+    riemannian_descent_flow,
+    riemannian_gradient_flow,
+    riemannian_shuffled_epoch_flow,
+)
 from driftlab.flows.rod import (
     Rod,
     rod_flow,
@@ -257,6 +263,10 @@ __all__ = [
     "principal_directions",
     "principal_flow",
     "rescaled_gradient_flow",
+    "riemannian_adam_flow",
+    "riemannian_descent_flow",
+    "riemannian_gradient_flow",
+    "riemannian_shuffled_epoch_flow",
     "rmsprop_flow",
     "rmsprop_sde",
     "rmsprop_start",

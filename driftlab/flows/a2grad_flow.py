@@ -5,16 +5,14 @@ the root, `t = k sqrt(s)`, and beta with the fourth root. Pass `step_time = sqrt
 of the flow beside iteration k of `driftlab.transforms.a2grad`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
 from driftlab.flows.vector_field import Flow, Loss, gradient_function
+from driftlab.hyperparameters import check_range
 from driftlab.objective import Objective, Params
 
 EXPONENTS = {"uniform": 0.0, "incremental": 2.0}
@@ -87,8 +85,8 @@ def a2grad_flow(
 
     Cost: one gradient an evaluation; of "exponential" a Hessian-vector product as well.
     """
-    _check("scaled_beta", scaled_beta, lambda value: value >= 0, "0 or more, and finite")
-    exponent: Any = _exponent(variant, q)
+    check_range("scaled_beta", scaled_beta, "0 or more, and finite", lambda value: value >= 0)
+    exponent: Any = jnp.asarray(exponent_of(variant, q))
     strength: Any = scaled_beta
     gradient = gradient_function(loss, batch_size)
 
@@ -160,7 +158,19 @@ def _maximum_rate(maximum: Array, value: Array, change: Array) -> Array:
     return jnp.where(maximum == 0, 1, leads) * jnp.maximum(change, 0)
 
 
-def _exponent(variant: str, q: ArrayLike | None) -> Array:
+def exponent_of(variant: str, q: ArrayLike | None) -> ArrayLike:
+    """The q of a variant; not looked at for "exponential".
+
+    Args:
+      variant: one of `VARIANTS`.
+      q: from 0 to 2, for "polynomial" alone.
+
+    Returns:
+      q.
+
+    Raises:
+      ValueError: for another variant, or a q that is missing, out of range or has no effect.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant!r} must be one of {VARIANTS}.")
     if (variant == "polynomial") != (q is not None):
@@ -169,13 +179,6 @@ def _exponent(variant: str, q: ArrayLike | None) -> Array:
             "with no other."
         )
     if q is None:
-        return jnp.asarray(EXPONENTS.get(variant, 0.0))
-    _check("q", q, lambda value: 0 <= value <= 2, "from 0 (uniform) to 2 (incremental)")
-    return jnp.asarray(q)
-
-
-def _check(name: str, value: Any, accepted: Callable[[Any], bool], what: str) -> None:
-    if callable(value) or np.shape(value) != ():
-        raise ValueError(f"{name}={value!r} must be a scalar. Several make a lane axis of a sweep.")
-    if not isinstance(value, Tracer) and not (accepted(value) and np.isfinite(float(value))):
-        raise ValueError(f"{name}={value!r} must be {what}.")
+        return EXPONENTS.get(variant, 0.0)
+    check_range("q", q, "from 0 (uniform) to 2 (incremental)", lambda value: 0 <= value <= 2)
+    return q

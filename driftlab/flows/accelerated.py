@@ -15,10 +15,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.momentum import hessian_product
 from driftlab.flows.momentum_notation import combine
 from driftlab.flows.vector_field import Flow, Loss, gradient_function
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Objective, Params
 
 State = tuple[Params, Params]

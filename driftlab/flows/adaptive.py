@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from driftlab.flows.checks import check_decay, check_positive
 from driftlab.flows.momentum import hessian_product
 from driftlab.flows.vector_field import Field, Loss, gradient_function
+from driftlab.hyperparameters import check_decay, check_positive
 from driftlab.objective import Objective, Params
 
 

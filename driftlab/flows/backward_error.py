@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.one_step import check_order
 from driftlab.flows.vector_field import Field
+from driftlab.hyperparameters import check_positive
 
 Term = Callable[[PyTree], PyTree]
 

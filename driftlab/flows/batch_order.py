@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.vector_field import Field, Loss
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Batch, Params, batch_length
 
 BatchLoss = Callable[[Params, Batch], Float[Array, ""]]

@@ -10,37 +10,6 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raises where a hyper-parameter is known and not one positive, finite number.
-
-    Args:
-      name: of the argument.
-      value: a scalar; a traced one passes, if it has no axes.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if _is_known(name, value) and not (np.isfinite(float(value)) and float(value) > 0):
-        raise ValueError(f"{name}={float(value)} must be positive and finite.")
-
-
-def check_decay(name: str, value: Any) -> None:
-    """Raises where a decay is known and outside [0, 1).
-
-    Args:
-      name: of the argument.
-      value: a scalar; a traced one passes, if it has no axes.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if _is_known(name, value) and not 0 <= float(value) < 1:
-        raise ValueError(
-            f"{name}={float(value)} must be at least 0 and less than 1: from 1 on the memory of "
-            "gradients does not fade, and no flow of the parameters alone describes it."
-        )
-
-
 def check_state(y: Any) -> None:
     """Raises where a state cannot be solved for.
 
@@ -163,14 +132,3 @@ def check_field(
                 f"y{jax.tree_util.keystr(path)} of {leaf.dtype}{leaf.shape} it returned "
                 f"{rate.dtype}{rate.shape}."
             )
-
-
-def _is_known(name: str, value: Any) -> bool:
-    if callable(value):
-        raise ValueError(f"{name} must be a number, not a schedule; got {value!r}.")
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{name} must be a scalar; got shape {jnp.shape(value)}. Several make a lane axis: "
-            "jax.vmap, or driftlab.sweep."
-        )
-    return not isinstance(value, Tracer)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.flows.backward_error import add_powers, modified_equation_terms, series_flow
-from driftlab.flows.checks import check_positive
 from driftlab.flows.one_step import check_order, log_map_flow
 from driftlab.flows.vector_field import Field, Loss, gradient_function, loss_function
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Objective, Params
 from driftlab.suggestions import nearest
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.principal import principal_directions
 from driftlab.flows.principal_complex import real_neighborhood
 from driftlab.flows.principal_krylov import projected_function
@@ -16,6 +15,7 @@ from driftlab.flows.stability_coefficients import (
     principal_coefficient,
 )
 from driftlab.flows.vector_field import Loss
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Objective, Params
 
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
-from driftlab.flows.checks import check_decay, check_positive
 from driftlab.flows.momentum import hessian_product
 from driftlab.flows.momentum_notation import (
     combine,
@@ -21,6 +20,7 @@ from driftlab.flows.momentum_notation import (
     unified_points,
 )
 from driftlab.flows.vector_field import Loss, gradient_function
+from driftlab.hyperparameters import check_decay, check_positive
 from driftlab.objective import Objective, Params
 
 

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from driftlab.flows.checks import check_decay, check_positive
 from driftlab.flows.momentum_notation import (
     Correction,
     combine,
@@ -30,6 +29,7 @@ from driftlab.flows.momentum_notation import (
     modified_loss_coefficient,
 )
 from driftlab.flows.vector_field import Field, Flow, Loss, gradient_function, loss_function
+from driftlab.hyperparameters import check_decay, check_positive
 from driftlab.objective import Objective, Params
 
 Gradient = Callable[[Params], Params]

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from driftlab.flows.checks import check_decay, check_positive
+from driftlab.hyperparameters import check_decay, check_positive
 from driftlab.objective import Params
 
 Correction = Literal["flow", "step", "velocity"]

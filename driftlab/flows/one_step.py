@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.vector_field import Field
+from driftlab.hyperparameters import check_positive
 
 _UNROLLED = 4  # up to here the step is compiled once an application; beyond, once in a scan
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.principal_complex import (
     CONTINUATIONS,
     Neighborhood,
@@ -27,6 +26,7 @@ from driftlab.flows.stability_coefficients import (
     principal_coefficient,
 )
 from driftlab.flows.vector_field import Flow, Loss, check_real, loss_function
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Objective, Params
 
 METHODS = ("krylov", "hybrid", "top", "dense")

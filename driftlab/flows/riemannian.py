@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.flows.batch_order import BatchLoss
-from driftlab.flows.checks import check_decay, check_positive
 from driftlab.flows.momentum_notation import combine
 from driftlab.flows.vector_field import Flow, Loss, gradient_function
+from driftlab.hyperparameters import check_decay, check_positive
 from driftlab.manifolds import Manifolds, assign, check_points
 from driftlab.manifolds.vectors import root
 from driftlab.objective import Batch, Objective, Params, batch_length

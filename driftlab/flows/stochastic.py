@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.solve import time_dtype
 from driftlab.flows.vector_field import Field, check_real, gradient_function
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Objective, Params
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from driftlab.flows.checks import check_positive
 from driftlab.flows.solve import time_dtype
 from driftlab.flows.stochastic import (
     ITO,
@@ -25,6 +24,7 @@ from driftlab.flows.stochastic import (
     independent_batch_size,
     noise_operator,
 )
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Objective, Params
 
 if TYPE_CHECKING:

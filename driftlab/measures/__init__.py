@@ -5,7 +5,7 @@ a dict of named arrays. To add one, write a function and hand it to `sweep(measu
 it in `every(measure, n)` to record it at every n-th record only.
 """
 
-from driftlab.measures import ranking, von_mises_fisher
+from driftlab.measures import ranking, von_mises_fisher, von_mises_fisher_samples
 from driftlab.measures.activation_patterns import changed_patterns, unit_distances
 from driftlab.measures.blocking import Blocks, Window, add_to_blocks, empty_blocks, last_half
 from driftlab.measures.direction_concentration import gradient_directions
@@ -168,5 +168,6 @@ __all__ = [
     "update_cosine",
     "update_norm",
     "von_mises_fisher",
+    "von_mises_fisher_samples",
     "weight_norm_balance",
 ]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from driftlab.hyperparameters import check_range
 from driftlab.measures.blocking import BLOCKS, Blocks, add_to_blocks, empty_blocks
 from driftlab.measures.hessian import vector_dtype
 from driftlab.objective import Params
@@ -216,29 +216,6 @@ def initial_state(
         momentum=None if momentum is None else jnp.asarray(momentum, dtype),
         dampening=jnp.asarray(dampening, dtype),
     )
-
-
-def check_range(name: str, value: Any, accepted: str, holds: Any) -> None:
-    """Refuses what is not a scalar, or a known number out of range.
-
-    Args:
-      name: the argument.
-      value: what was given; only its shape is checked where it is traced.
-      accepted: the range in words.
-      holds: `float -> bool`.
-
-    Raises:
-      ValueError: naming the argument, its value and the range.
-    """
-    if np.shape(value) != ():
-        raise ValueError(
-            f"{name} must be a scalar; got shape {np.shape(value)}. Several make a lane axis of a "
-            "sweep."
-        )
-    if isinstance(value, Tracer):
-        return
-    if not (np.isfinite(float(value)) and holds(float(value))):
-        raise ValueError(f"{name}={value!r} must be {accepted}.")
 
 
 def check_minimum(name: str, value: int | None, least: int) -> None:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from driftlab.hyperparameters import check_range
 from driftlab.measures.blocking import BLOCKS, Window, standard_error, trend
-from driftlab.measures.fluctuation_tracking import LEFT, RIGHT, SQUARED_NORM, check_range
+from driftlab.measures.fluctuation_tracking import LEFT, RIGHT, SQUARED_NORM
 
 IsStationary = Callable[[Window], Bool[Array, ""]]
 

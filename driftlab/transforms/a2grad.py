@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from driftlab.flows.a2grad_flow import exponent_of
+from driftlab.hyperparameters import check_range
 from driftlab.objective import Params
 
-VARIANTS = ("uniform", "incremental", "exponential", "polynomial")
 Projection = Callable[[Params, Params], Params]
 
 
@@ -96,7 +95,7 @@ def a2grad(
         positive. A number, a traced array (a lane axis) or a schedule of the iteration.
       beta: the adaptive term's factor (1 / parameter), 0 or more; likewise. The paper tunes 10 to
         1000, 1 is often better. 0 is Nesterov's method.
-      variant: one of `VARIANTS`.
+      variant: one of `driftlab.flows.a2grad_flow.VARIANTS`.
       q: the exponent of "polynomial", from 0 to 2; may be traced.
       decay: rho in [0, 1) of "exponential", which the paper leaves open; may be traced.
       per_coordinate: False for one h_k a leaf, of the sum of its squares: not the paper's method,
@@ -118,11 +117,11 @@ def a2grad(
     operations a parameter; no gradient beyond the one given.
     """
     if not callable(lipschitz):
-        _check_range("lipschitz", lipschitz, lambda value: value > 0, "positive and finite")
+        check_range("lipschitz", lipschitz, "positive and finite", lambda value: value > 0)
     if not callable(beta):
-        _check_range("beta", beta, lambda value: value >= 0, "0 or more, and finite")
-    _check_range("decay", decay, lambda value: 0 <= value < 1, "at least 0 and below 1")
-    exponent = _exponent(variant, q)
+        check_range("beta", beta, "0 or more, and finite", lambda value: value >= 0)
+    check_range("decay", decay, "at least 0 and below 1", lambda value: 0 <= value < 1)
+    exponent = exponent_of(variant, q)
     exponential = variant == "exponential"
 
     def init(params: Params) -> A2GradState:
@@ -207,33 +206,6 @@ def a2grad(
         return moves, A2GradState(following, mirror, mean, accumulator, average)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _exponent(variant: str, q: ArrayLike | None) -> ArrayLike:
-    """The q of a variant; not looked at for "exponential"."""
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r} must be one of {VARIANTS}.")
-    if (variant == "polynomial") != (q is not None):
-        raise ValueError(
-            f"variant={variant!r}, q={q!r}: give a q, from 0 to 2, with variant='polynomial' and "
-            "with no other."
-        )
-    if q is None:
-        return 2.0 if variant == "incremental" else 0.0
-    _check_range("q", q, lambda value: 0 <= value <= 2, "from 0 (uniform) to 2 (incremental)")
-    return q
-
-
-def _check_range(name: str, value: Any, accepted: Callable[[Any], bool], what: str) -> None:
-    if callable(value):
-        raise ValueError(f"{name} must be a number, not a schedule; got {value!r}.")
-    if np.shape(value) != ():
-        raise ValueError(
-            f"{name} must be a scalar; got shape {np.shape(value)}. Several make a lane axis of a "
-            "sweep."
-        )
-    if not isinstance(value, Tracer) and not (accepted(value) and np.isfinite(float(value))):
-        raise ValueError(f"{name}={value!r} must be {what}.")
 
 
 def _check_floating(params: Params) -> None:

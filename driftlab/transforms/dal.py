@@ -14,6 +14,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from driftlab.hyperparameters import check_range
 from driftlab.objective import Params
 
 METHODS = ("hvp", "finite_difference")
@@ -85,12 +86,12 @@ def scale_by_dal(
     Cost: one Hessian-vector product, about 2 gradients; with "finite_difference" one gradient (two
     where update is not given `grad=`, the gradient of value_fn). The window saves nothing.
     """
-    _check("power", power, lambda value: value >= 0, "a number, 0 or more")
+    check_range("power", power, "a number, 0 or more", lambda value: value >= 0)
     if not callable(constant):
-        _check("constant", constant, lambda value: value > 0, "positive")
-    _check("max_learning_rate", max_learning_rate, lambda v: v > 0, "positive", infinite=True)
-    _check("displacement", displacement, lambda value: value > 0, "positive")
-    _check("inactive_learning_rate", inactive_learning_rate, lambda v: v >= 0, "0 or more")
+        check_range("constant", constant, "positive", lambda value: value > 0)
+    check_range("max_learning_rate", max_learning_rate, "positive", lambda v: v > 0, infinite=True)
+    check_range("displacement", displacement, "positive", lambda value: value > 0)
+    check_range("inactive_learning_rate", inactive_learning_rate, "0 or more", lambda v: v >= 0)
     if method not in METHODS:
         raise ValueError(f"method={method!r} must be one of {METHODS}.")
     _check_window(start, stop)
@@ -226,20 +227,6 @@ def _is_active(
     if stop is not None:
         active &= count < stop
     return active
-
-
-def _check(
-    name: str, value: Any, accepted: Callable[[Any], bool], what: str, infinite: bool = False
-) -> None:
-    if np.shape(value) != ():
-        raise ValueError(
-            f"{name} must be a scalar; got shape {np.shape(value)}. Several make a lane axis of a "
-            "sweep."
-        )
-    if isinstance(value, Tracer):
-        return
-    if not accepted(value) or not (infinite or np.isfinite(float(value))):
-        raise ValueError(f"{name} must be {what}; got {value!r}.")
 
 
 def _check_window(start: Any, stop: Any) -> None:

@@ -4,11 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
+from driftlab.hyperparameters import check_positive
 from driftlab.objective import Params
 
 
@@ -76,8 +75,7 @@ def deep_linear_descent(
         ("lipschitz", lipschitz),
         ("largest", largest),
     ):
-        if not isinstance(value, Tracer) and not 0 < float(np.asarray(value)) < float("inf"):
-            raise ValueError(f"{name}={value} must be positive and finite.")
+        check_positive(name, value)
 
     def init(params: Params) -> DeepLinearDescentState:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):

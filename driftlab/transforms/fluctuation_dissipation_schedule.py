@@ -11,11 +11,11 @@ import optax
 from jax.core import Tracer
 from jaxtyping import ArrayLike
 
+from driftlab.hyperparameters import check_range
 from driftlab.measures.blocking import BLOCKS, add_to_blocks, empty_blocks, last_half
 from driftlab.measures.fluctuation_tracking import (
     FluctuationDissipationState,
     check_minimum,
-    check_range,
     initial_state,
     relation_terms,
 )

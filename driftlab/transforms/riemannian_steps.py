@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from driftlab.flows.checks import check_positive
+from driftlab.hyperparameters import check_positive
 from driftlab.manifolds import Manifolds, assign, check_points, inner
 from driftlab.objective import Params
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from driftlab import flows
+from driftlab import flows, manifolds
 from driftlab.flows import preconditioning
+from driftlab.transforms import riemannian_adam, riemannian_sgd
 
 
 def papers_time(learning_rate):
@@ -39,6 +40,8 @@ nesterov = partial(optax.sgd, momentum=0.5, nesterov=True)
 adam = partial(optax.adam, b1=0.5, b2=0.6, eps=0.0, eps_root=0.5)
 # Without a bias correction, whose end the flow of eliminated memory would have to wait for.
 rmsprop = partial(optax.rmsprop, decay=0.6, eps=0.5)
+# On a line the ball is flat, but not in its coordinate: the metric and x + v both matter.
+CURVED = {"x": manifolds.poincare_ball(-0.05)}
 
 
 def descent_case(order, route):
@@ -163,6 +166,30 @@ CASES = [
     ),
     Case("rod_flow", lambda loss, h, params: flows.rod_flow(loss, h), optax.sgd, None),
     Case("edge_flow", lambda loss, h, params: flows.edge_flow(loss, h), optax.sgd, None),
+    Case(
+        "riemannian_gradient_flow",
+        lambda loss, h, params: flows.riemannian_gradient_flow(loss, CURVED),
+        partial(riemannian_sgd, manifolds=CURVED),
+        1,
+    ),
+    Case(
+        "riemannian_descent_flow",
+        lambda loss, h, params: flows.riemannian_descent_flow(loss, h, CURVED),
+        partial(riemannian_sgd, manifolds=CURVED),
+        2,
+    ),
+    Case(
+        "riemannian_descent_flow exp heavy ball",
+        lambda loss, h, params: flows.riemannian_descent_flow(loss, h, CURVED, 0.5, "exp"),
+        partial(riemannian_sgd, manifolds=CURVED, momentum=0.5, method="exp"),
+        2,
+    ),
+    Case(
+        "riemannian_adam_flow",
+        lambda loss, h, params: flows.riemannian_adam_flow(loss, CURVED, eps=0.5),
+        partial(riemannian_adam, manifolds=CURVED, b1=0.5, b2=0.6, eps=0.5),
+        1,
+    ),
     Case(
         "a2grad_flow",
         lambda loss, h, params: flows.a2grad_flow(loss, 1.0),

@@ -82,7 +82,7 @@ def test_lanes_and_bad_arguments(float32):
 
     found = jax.vmap(rate)(jnp.array([1e-3, 1.0]))
     np.testing.assert_allclose(found, [1e-3, 1 / risk_smoothness(2.125, 2)], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"largest=-1 must be positive"):
+    with pytest.raises(ValueError, match=r"largest=-1.0 must be positive"):
         deep_linear_descent(largest=-1)
     with pytest.raises(ValueError, match=r"\['bias'\] has shape \(2,\)"):
         deep_linear_descent().init({"bias": jnp.ones(2)})

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from driftlab.flows.checks import check_decay, check_positive
+from driftlab.hyperparameters import check_decay, check_positive
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, np.nan, np.inf, np.float32(-1), jnp.array(0.0)])
