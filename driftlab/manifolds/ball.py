@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
-from driftlab.manifolds.vectors import check_curvature, dot, length, unit
+from driftlab.manifolds.vectors import check_curvature, dot, length, over_argument, unit
 
 
 def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> Manifold:
@@ -76,7 +76,7 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         below = dot(forth, forth) + 2 * decay * w + decay**2 * dot(back, back)
         below = jnp.where(decay == 1, 4, below)  # as it is for every u but 0
         # (1 - E) u as a multiple of v, whose derivative at v = 0 is right: that of u has a kink.
-        sideways = 2 * root / w * _expm1c(exponent) * v
+        sideways = 2 * root / w * over_argument(jnp.expm1, exponent) * v
         return within(x, w * (gone**2 * at + (1 + decay) * sideways) / (root * below))
 
     def log(x: Point, y: Point) -> Tangent:
@@ -86,7 +86,7 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         both = w * width(y)
         ratio = length(step) / jnp.sqrt(both)
         direction = (w * step - square * at) / jnp.sqrt(square + both)
-        return w * _arsinhc(ratio) / jnp.sqrt(both) * direction / root
+        return w * over_argument(jnp.arcsinh, ratio) / jnp.sqrt(both) * direction / root
 
     def distance(x: Point, y: Point) -> Float[Array, "..."]:
         root, _ = scaled(x)
@@ -131,15 +131,3 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         retraction_acceleration=acceleration,
         retraction="x + v",
     )
-
-
-def _expm1c(t: Array) -> Array:
-    """`(exp(t) - 1) / t`, 1 at 0."""
-    zero = t == 0
-    return jnp.where(zero, 1, jnp.expm1(t) / jnp.where(zero, 1, t))
-
-
-def _arsinhc(t: Array) -> Array:
-    """`arsinh(t) / t`, 1 at 0."""
-    zero = t == 0
-    return jnp.where(zero, 1, jnp.arcsinh(t) / jnp.where(zero, 1, t))

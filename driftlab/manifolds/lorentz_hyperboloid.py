@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
-from driftlab.manifolds.vectors import check_curvature, dot, sinhc
+from driftlab.manifolds.vectors import check_curvature, dot, over_argument
 from driftlab.manifolds.vectors import root as square_root
 
 
@@ -71,7 +71,7 @@ def hyperboloid(curvature: ArrayLike = -1.0) -> Manifold:
 
     def exp_update(x: Point, v: Tangent) -> Array:
         t = jnp.sqrt(positive(x)) * length(x, v)
-        moved = 2 * jnp.sinh(t / 2) ** 2 * x + sinhc(t) * v
+        moved = 2 * jnp.sinh(t / 2) ** 2 * x + over_argument(jnp.sinh, t) * v
         return onto(x, moved[..., 1:])
 
     def distance(x: Point, y: Point) -> Float[Array, "... 1"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from driftlab.manifolds.manifold import Manifold, Point, Tangent
-from driftlab.manifolds.vectors import dot, length, root, sinc, unit
+from driftlab.manifolds.vectors import dot, length, over_argument, root, unit
 
 # Points whose length differs from 1 by more than this many times the dtype's eps are off.
 TOLERANCE = 1e3
@@ -41,7 +41,7 @@ def sphere() -> Manifold:
 
     def exp_update(x: Point, v: Tangent) -> Array:
         angle = length(v)
-        return onto(x, -2 * jnp.sin(angle / 2) ** 2 * x + sinc(angle) * v)
+        return onto(x, -2 * jnp.sin(angle / 2) ** 2 * x + over_argument(jnp.sin, angle) * v)
 
     def retract_update(x: Point, v: Tangent) -> Array:
         square = dot(v, v)

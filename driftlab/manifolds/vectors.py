@@ -1,5 +1,6 @@
 """Inner products and lengths along the last axis, which keep it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -59,30 +60,18 @@ def unit(v: Array) -> Array:
     return v / jnp.sqrt(jnp.where(zero, 1, square))
 
 
-def sinhc(t: Array) -> Array:
-    """`sinh(t) / t`, 1 at 0.
+def over_argument(function: Callable[[Array], Array], t: Array) -> Array:
+    """`function(t) / t` of a function with the slope 1 at 0, such as sinh; 1 at 0.
 
     Args:
+      function: acts on each number.
       t: numbers.
 
     Returns:
       Numbers.
     """
     zero = t == 0
-    return jnp.where(zero, 1, jnp.sinh(t) / jnp.where(zero, 1, t))
-
-
-def sinc(t: Array) -> Array:
-    """`sin(t) / t`, 1 at 0.
-
-    Args:
-      t: numbers.
-
-    Returns:
-      Numbers.
-    """
-    zero = t == 0
-    return jnp.where(zero, 1, jnp.sin(t) / jnp.where(zero, 1, t))
+    return jnp.where(zero, 1, function(t) / jnp.where(zero, 1, t))
 
 
 def check_curvature(curvature: Any) -> None:
