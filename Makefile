@@ -73,6 +73,8 @@ reproduce: setup  ## Published results on real data, claim against measurement (
 	  --out=runs/overparameterized_labels
 	$(BIN)/python -m experiments.linear_alignment --out=runs/linear_alignment
 	$(BIN)/python -m experiments.a2grad --out=runs/a2grad
+	$(BIN)/python -m experiments.wordnet_poincare --config=configs/wordnet_poincare_small.py \
+	  --out=runs/wordnet_poincare
 
 docs:  ## Builds the site into site/
 	@$(MAKE) setup EXTRAS=test,docs

@@ -102,16 +102,13 @@ def _mammals(report: reports.Report, found: Relations) -> None:
 
     burn_in, epochs = (1, 2) if _QUICK.value else (20, 100)
     rows = []
-    for name, train in {
-        "driftlab, RSGD x + v, 0.3": lambda: _trained(found, "rsgd", RATE, burn_in, epochs),
-        "driftlab, RAdam x + v, 0.01": lambda: _trained(found, "radam", 0.01, burn_in, epochs),
-        "gensim, 0.1": lambda: _gensim(found, burn_in)(epochs),
-    }.items():
-        start = time.process_time()
-        points = train()
-        seconds = time.process_time() - start
-        rows.append((name, *_scores(found, points), seconds))
-    columns = ("way", "mean rank", "mean average precision", "CPU s, with compilation")
+    for name, rate in (("rsgd", RATE), ("radam", 0.01)):
+        points, seconds = _trained(found, name, rate, burn_in, epochs)
+        rows.append((f"driftlab, {name}, {rate}", *_scores(found, points), seconds))
+    train = _gensim(found, burn_in)
+    points, seconds = _timed(lambda: train(epochs))
+    rows.append(("gensim, rsgd, 0.1", *_scores(found, points), seconds))
+    columns = ("way", "mean rank", "mean average precision", "CPU s of training")
     report.table(f"Mammals after {burn_in} + {epochs} epochs", columns, rows)
     text = "no worse mean average precision than gensim after equal epochs, mammals"
     measured = f"{rows[0][2]:.3f} against {rows[2][2]:.3f}"
@@ -119,30 +116,31 @@ def _mammals(report: reports.Report, found: Relations) -> None:
 
 
 def _nouns(report: reports.Report, found: Relations) -> None:
-    epochs, batch = _NOUN_EPOCHS.value, 50
-    share = 0.01 if _QUICK.value else 1.0
+    epochs, batch = (0.01, 50) if _QUICK.value else (_NOUN_EPOCHS.value, 50)
+    burn_in = 0.01 if _QUICK.value else 1
     rows = []
-    for name, train in {
-        "driftlab, rows, RSGD x + v, 0.3": lambda: _trained(
-            found, "rsgd", RATE, share, epochs * share, batch
-        ),
-        "driftlab, rows, RSGD x + v, 1.0": lambda: _trained(
-            found, "rsgd", 1.0, share, epochs * share, batch
-        ),
-        "gensim, 0.1": lambda: _gensim(found, 1 if share == 1 else 0, batch)(epochs * share),
-    }.items():
-        start = time.process_time()
-        points = train()
-        seconds = time.process_time() - start
-        rows.append((name, *_scores(found, points, 1000), seconds))
-    columns = ("way", "mean rank", "mean average precision", "CPU s, with compilation")
+    for rate in (0.1, 1.0):
+        points, seconds = _trained(found, "rsgd", rate, burn_in, epochs, batch)
+        rows.append((f"driftlab, rows, {rate}", *_scores(found, points, 1000), seconds))
+    for rate in (0.1, 1.0):
+        train = _gensim(found, 0 if _QUICK.value else 1, batch, rate)
+        points, seconds = _timed(lambda train=train: train(epochs))
+        rows.append((f"gensim, {rate}", *_scores(found, points, 1000), seconds))
+    columns = ("RSGD x + v, rate", "mean rank", "mean average precision", "CPU s of training")
     report.table(f"Nouns after 1 + {epochs} epochs, batch {batch}, 1000 ranked", columns, rows)
-    ratio = rows[2][3] / rows[0][3]
-    text = "at least 10x gensim on all nouns"
+    ratio = sum(row[3] for row in rows[2:]) / sum(row[3] for row in rows[:2])
+    text = "at least 10x the epochs per CPU-second of gensim on all nouns"
     report.claims.append(reports.Claim(text, f"{ratio:.1f}x", ratio >= 10))
-    text = "no worse mean average precision than gensim after equal epochs, nouns"
-    measured = f"{rows[0][2]:.3f} against {rows[2][2]:.3f}"
-    report.claims.append(reports.Claim(text, measured, rows[0][2] >= rows[2][2]))
+    ours, theirs = (max(row[2] for row in part) for part in (rows[:2], rows[2:]))
+    text = "no worse mean average precision than gensim after equal epochs, best rate of two, nouns"
+    report.claims.append(reports.Claim(text, f"{ours:.3f} against {theirs:.3f}", ours >= theirs))
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and its processor time."""
+    start = time.process_time()
+    result = run()
+    return result, time.process_time() - start
 
 
 def _optimizer(name: str, rate: Any, method: str) -> Any:
@@ -201,40 +199,47 @@ def _trained(
     burn_in: float,
     epochs: float,
     batch: int = BATCH,
-) -> np.ndarray:
-    """Points after a burn-in and some epochs, the loss summed over a batch."""
+) -> tuple[np.ndarray, float]:
+    """Points after a burn-in and some epochs, the loss summed over a batch; and processor time."""
     loss, batches = relation_loss(BALL, "sum"), sampling.shuffled_epochs(batch)
-    table = _start(found)
+    table, seconds = _start(found), 0.0
     for tx, power, length in (
         (_optimizer("rsgd", BURN_IN_RATE, "retraction"), 0.75, burn_in),
         (_optimizer(name, rate, "retraction"), 0.0, epochs),
     ):
         draw = draw_relations(found, batches, NEGATIVES, power)
         dynamics = row_descent(tx, loss, draw)
-        steps = round(length * (len(found.pairs) // batch))
+        steps = jnp.asarray(round(length * (len(found.pairs) // batch)))
         state = dynamics.init(table, jax.random.key(1))
         step = dynamics.step
-        run = jax.jit(lambda s, n, f=step: jax.lax.fori_loop(0, n, lambda _, t: f(t), s))
-        table = run(state, steps).params
-    return np.asarray(table)
+        advance = jax.jit(lambda s, n, f=step: jax.lax.fori_loop(0, n, lambda _, t: f(t), s))
+        compiled = advance.lower(state, steps).compile()
+        table, spent = _timed(lambda c=compiled, a=(state, steps): np.asarray(c(*a).params))
+        seconds += spent
+    return np.asarray(table), seconds
 
 
-def _gensim(found: Relations, burn_in: int, batch: int = BATCH) -> Run:
+def _gensim(found: Relations, burn_in: int, batch: int = BATCH, rate: float = 0.1) -> Run:
     from gensim.models.poincare import PoincareModel
 
     logging.getLogger("gensim").setLevel(logging.WARNING)
     named = [(found.names[c], found.names[p]) for c, p in found.pairs.tolist()]
 
-    def run(epochs: float) -> np.ndarray:
-        # A part of an epoch is one of a part of the pairs.
-        whole = max(1, round(epochs))
-        pairs = named if epochs >= 1 else named[: max(batch, round(epochs * len(named)))]
-        model = PoincareModel(
-            pairs, size=DIMENSION, alpha=0.1, negative=NEGATIVES, burn_in=burn_in,
+    def model_of(pairs: list[tuple[str, str]]) -> Any:
+        return PoincareModel(
+            pairs, size=DIMENSION, alpha=rate, negative=NEGATIVES, burn_in=burn_in,
             burn_in_alpha=BURN_IN_RATE, regularization_coeff=0.0, seed=0,
         )  # fmt: skip
+
+    # Training with a burn-in is timed once: its model is made before.
+    prepared = model_of(named) if burn_in else None
+
+    def run(epochs: float) -> np.ndarray:
+        # A part of an epoch is one of a part of the pairs.
+        part = named if epochs >= 1 else named[: max(batch, round(epochs * len(named)))]
+        model = model_of(part) if prepared is None else prepared
         # The burn-in comes first by itself.
-        model.train(epochs=whole, batch_size=batch, print_every=10**9)
+        model.train(epochs=max(1, round(epochs)), batch_size=batch, print_every=10**9)
         if len(model.kv.index_to_key) < len(found.names):
             return np.zeros((0, DIMENSION))
         order = [model.kv.get_index(name) for name in found.names]
@@ -282,10 +287,7 @@ def _scores(found: Relations, points: Any, sample: int | None = None) -> tuple[f
         return float("nan"), float("nan")
     queries = ranking.reconstruction_queries(*data.ancestors_table(found), sample)
 
-    def near(x: jax.Array, y: jax.Array) -> jax.Array:
-        widths = (1 - jnp.sum(x * x, axis=-1)) * (1 - jnp.sum(y * y, axis=-1))
-        return jnp.sum((x - y) ** 2, axis=-1) / widths
-
+    near = manifolds.ball_proximity()
     ranks = jax.jit(lambda p: ranking.ranks(near, p, queries))(jnp.asarray(points, jnp.float32))
     return float(ranking.mean_rank(ranks)), float(ranking.mean_average_precision(ranks))
 

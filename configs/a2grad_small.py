@@ -1,4 +1,4 @@
-"""Logistic regression on the digits of scikit-learn, the reference's table: under a minute."""
+"""Logistic regression on the digits of scikit-learn, the reference's table: about a minute."""
 
 import ml_collections
 

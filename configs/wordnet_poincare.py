@@ -44,7 +44,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps = 0
     config.record_every = 0
 
-    # Things whose relations are ranked at a record (0: all), pairs whose loss is.
+    # Things whose relations are ranked at a record (0: all), pairs drawn once, with replacement,
+    # whose loss is recorded (0: as many as are trained on).
     config.ranked_things = 500
     config.probed_pairs = 4096
     # At the end, the best lane of each method is ranked with all things.

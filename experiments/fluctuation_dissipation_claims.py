@@ -73,7 +73,8 @@ def second_claims(
     if not good:
         return []
     low, high = good[0], good[-1]
-    bar = 2 * np.hypot(low["its error"] / low["G"], low["error"] / low["eta v'Hv' / 2"])
+    bar = 2 * abs(low["ratio"])
+    bar *= np.hypot(low["its error"] / low["G"], low["error"] / low["eta v'Hv' / 2"])
     claims = [
         {
             "claim": "second relation: sides agree at the smallest rate that equilibrated",

@@ -83,7 +83,7 @@ def tables(dataset: "xarray.Dataset", config: Any) -> dict[str, list[dict[str, A
             found["Beside the reference's own run on digits"] = reference
         if config.second_relation:
             second = second_rows(lanes)
-            fits = fit_rows(second, first)
+            fits = fit_rows(second, first, config)
             found["The second relation"] = second
             found_claims += claims.second_claims(second, first, fits)
             if fits:
@@ -164,18 +164,23 @@ def second_rows(lanes: "xarray.Dataset") -> list[dict[str, Any]]:
     return rows
 
 
-def fit_rows(second: list[dict[str, Any]], first: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def fit_rows(
+    second: list[dict[str, Any]], first: list[dict[str, Any]], config: Any
+) -> list[dict[str, Any]]:
     """The Hessian's magnitude and the anharmonicity, over the smallest rates and over all.
 
     Args:
       second: from `second_rows`.
       first: from `first_rows`; rates whose ratio is further than 5% from 1, or whose loss did not
         halve, are left out.
+      config: the run's.
 
     Returns:
       A row for the three smallest rates and one for all; none if fewer than two equilibrated.
     """
     good = claims.equilibrated(second, first)
+    # The velocity's variance over that of plain SGD, whose gradients it sums.
+    gain = (1 - config.dampening) ** 2 / (1 - config.momentum**2)
     rows = []
     for name, chosen in (("smallest three", good[:3]), ("all", good)):
         if len(chosen) < 2 or (name == "all" and len(good) <= 3):
@@ -187,8 +192,8 @@ def fit_rows(second: list[dict[str, Any]], first: list[dict[str, Any]]) -> list[
                 "rates": name,
                 "from": chosen[0]["learning rate"],
                 "to": chosen[-1]["learning rate"],
-                "Tr(HC)": float(fit.trace),
-                "its error": float(fit.trace_error),
+                "Tr(HC)": float(fit.trace) / gain,
+                "its error": float(fit.trace_error) / gain,
                 "curvature": float(fit.curvature),
                 "error": float(fit.curvature_error),
                 "chi^2": float(fit.chi_squared),

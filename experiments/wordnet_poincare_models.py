@@ -69,6 +69,10 @@ def make_task(config: Any) -> Task:
     for name in ("epochs", "record_epochs", "dimension"):
         if config[name] < 1:
             raise ValueError(f"{name}={config[name]} must be 1 or more.")
+    counts = ("burn_in_epochs", "ranked_things", "probed_pairs", "final_ranked_things")
+    for name in (*counts, "disc_epochs"):
+        if config[name] < 0:
+            raise ValueError(f"{name}={config[name]} must be 0 or more.")
     manifold = manifolds.poincare_ball(config.curvature)
     return Task(found, train, held_out, manifold, len(train.pairs) // config.batch_size)
 
@@ -218,24 +222,6 @@ def make_build(
     return build
 
 
-def proximity(curvature: float) -> ranking.Proximity:
-    """What orders points as the ball's distance does, without its root and logarithm.
-
-    Args:
-      curvature: of the ball.
-
-    Returns:
-      `(x, y) -> |x - y|^2 / ((1 - c |x|^2)(1 - c |y|^2))`.
-    """
-
-    def near(x: Array, y: Array) -> Array:
-        step, c = x - y, -curvature
-        widths = (1 - c * jnp.sum(x * x, axis=-1)) * (1 - c * jnp.sum(y * y, axis=-1))
-        return jnp.sum(step * step, axis=-1) / widths
-
-    return near
-
-
 def scores(config: Any, task: Task, sample: int) -> Callable[[Array], dict[str, Array]]:
     """Mean rank and mean average precision of a table: of its relations, of those held out.
 
@@ -249,7 +235,7 @@ def scores(config: Any, task: Task, sample: int) -> Callable[[Array], dict[str, 
       out}`.
     """
     counts, above = data.ancestors_table(task.relations)
-    near = proximity(config.curvature)
+    near = manifolds.ball_proximity(config.curvature)
     queries = {"": ranking.reconstruction_queries(counts, above, sample or None, config.seed)}
     if len(task.held_out.pairs):
         link = ranking.prediction_queries(counts, above, task.held_out.pairs)

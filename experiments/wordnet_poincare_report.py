@@ -40,7 +40,7 @@ def outcome(dataset: "xarray.Dataset", task: Task) -> "xarray.Dataset":
       task: what was embedded.
 
     Returns:
-      A dataset over method, move, learning rate, seed and step.
+      A dataset over optimizer, move, learning rate, seed and step.
     """
     found = dataset.assign_coords(epoch=("step", dataset.step.values / task.steps_per_epoch))
     for name, label in LABELS.items():
@@ -77,7 +77,7 @@ def write_embeddings(
       config: of the experiment.
       task: what was embedded.
       found: from `outcome`.
-      folder: the run's, of a finished sweep; gets `embedding_METHOD_MAP.tsv`.
+      folder: the run's, of a finished sweep; gets `embedding_METHOD_MOVE.tsv`.
 
     Returns:
       (method, move) -> scores of those points.

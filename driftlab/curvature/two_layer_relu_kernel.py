@@ -43,6 +43,7 @@ def relu_gram(
     products, `2 n d m + 2 n^2 m + 2 n^2 d` flops, and one more of `2 n^2 m` for G. No gradient.
     """
     inputs, hidden = jnp.asarray(inputs), jnp.asarray(hidden)
+    output = None if output is None else jnp.asarray(output)
     fits = inputs.ndim == hidden.ndim == 2 and inputs.shape[1] == hidden.shape[0]
     if not fits or (output is not None and jnp.shape(output) != hidden.shape[1:]):
         raise ValueError(

@@ -46,12 +46,14 @@ def load_relations(path: str | os.PathLike[str]) -> Relations:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such edge list (specific<TAB>general lines).")
     try:
-        text = read_bytes(path).decode()
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}).") from None
     numbers: dict[str, int] = {}
     pairs: dict[tuple[int, int], None] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines, which also cuts at characters that an editor does not count as ends of lines.
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.rstrip("\r")
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split("\t")]

@@ -48,7 +48,8 @@ def max_margin(inputs: ArrayLike, signs: ArrayLike, name: str = "the data") -> M
     Raises:
         NotSeparableError: a ValueError that says how many examples are on the wrong side of the
             best hyperplane found.
-        ValueError: shapes that do not fit, other targets than signs, numbers that are not finite.
+        ValueError: shapes that do not fit, other targets than signs, numbers that are not finite,
+            inputs that are all 0.
         ImportError: scikit-learn is not installed.
     """
     rows, labels = _checked(inputs, signs)
@@ -84,6 +85,8 @@ def _checked(
         raise ValueError(f"signs must be -1 or +1; got {np.unique(labels).tolist()[:8]}.")
     if not np.isfinite(rows).all():
         raise ValueError("inputs must be finite; there are NaNs or infinities among them.")
+    if not rows.any():
+        raise ValueError("inputs must not all be 0: they have no direction.")
     return rows, labels
 
 

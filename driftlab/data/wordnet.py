@@ -58,7 +58,10 @@ def load_wordnet(
     folders = candidate_folders(data_dir, "wordnet", SYSTEM_FOLDERS)
     paths = find_files("wordnet", tuple(CHECKSUMS), folders, how_to_get=HOW_TO_GET)
     contents = read_verified(paths, CHECKSUMS if verify_checksum else None)
-    senses = _senses(contents["index.noun"].decode("ascii"))
+    try:
+        senses = _senses(contents["index.noun"].decode("ascii"))
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{paths['index.noun']}: not WordNet's index ({error}).") from None
     names: dict[int, str] = {}
     above: list[tuple[int, int]] = []
     for number, line in enumerate(contents["data.noun"].decode("ascii").splitlines(), 1):
@@ -74,6 +77,9 @@ def load_wordnet(
         names[offset] = f"{lemma.lower()}.n.{position:02d}"
         above += [(offset, parent) for parent in parents]
     order = {offset: index for index, offset in enumerate(names)}
+    absent = [f"{parent:08d}" for _, parent in above if parent not in order]
+    if absent:
+        raise DataError(f"{paths['data.noun']}: entries refer to {absent[0]}, which is not there.")
     pairs = np.array([(order[child], order[parent]) for child, parent in above], np.int32)
     return transitive_closure(Relations(tuple(names.values()), pairs))
 

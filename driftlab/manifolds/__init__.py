@@ -4,7 +4,7 @@ A `Manifold` is a set of pure functions on an array of points; a tree of paramet
 leaf (see `assign`), and is Euclidean where it names none.
 """
 
-from driftlab.manifolds.ball import poincare_ball
+from driftlab.manifolds.ball import ball_proximity, poincare_ball
 from driftlab.manifolds.euclidean_space import euclidean
 from driftlab.manifolds.lorentz_hyperboloid import (
     ball_to_hyperboloid,
@@ -21,6 +21,7 @@ __all__ = [
     "Manifold",
     "Manifolds",
     "assign",
+    "ball_proximity",
     "ball_to_hyperboloid",
     "check_points",
     "euclidean",

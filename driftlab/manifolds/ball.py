@@ -5,6 +5,8 @@ Hofmann (2018), "Hyperbolic neural networks", section 2. The forms without cance
 driftlab's; tests hold them against the Moebius forms.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -131,3 +133,22 @@ def poincare_ball(curvature: ArrayLike = -1.0, margin: float | None = None) -> M
         retraction_acceleration=acceleration,
         retraction="x + v",
     )
+
+
+def ball_proximity(curvature: ArrayLike = -1.0) -> Callable[[Array, Array], Float[Array, "..."]]:
+    """What orders pairs of points as the ball's distance does, at a fraction of its cost.
+
+    Args:
+      curvature: of the ball.
+
+    Returns:
+      `(x, y) -> |x - y|^2 / ((1 - c |x|^2)(1 - c |y|^2))`, along the last axis.
+    """
+    check_curvature(curvature)
+
+    def proximity(x: Point, y: Point) -> Float[Array, "..."]:
+        c, step = -jnp.asarray(curvature, x.dtype), x - y
+        widths = (1 - c * dot(x, x)) * (1 - c * dot(y, y))
+        return (dot(step, step) / widths)[..., 0]
+
+    return proximity

@@ -18,7 +18,7 @@ class Manifold:
     the shape of their points. Each point is a *factor* of the product manifold that the array
     stands for (a `product` has several a point), and adaptive methods keep one number a factor.
     Every function is pure, works under jit, vmap and grad, and keeps the points' dtype. First
-    derivatives of maps are right where nothing moves (v = 0, y = x), second ones are not there.
+    derivatives of maps are right where nothing moves (v = 0, y = x), second ones there are not.
 
     Attributes:
       name: for messages.

@@ -69,12 +69,20 @@ def check_points(manifolds: Manifolds, tree: PyTree) -> None:
       tree: parameters.
 
     Raises:
+      TypeError: naming a leaf that is not of real floating-point numbers.
       ValueError: naming the leaf, the first point that is off, and what to do; or as `assign`.
     """
     kinds = jax.tree.leaves(assign(manifolds, tree))
     for (path, leaf), manifold in zip(
         jax.tree_util.tree_leaves_with_path(tree), kinds, strict=True
     ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "(the only one)"
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"parameter {name!r} has dtype {dtype}; points of {manifold.name} are real "
+                "floating-point arrays."
+            )
         if isinstance(leaf, Tracer):
             continue
         with jax.ensure_compile_time_eval():  # init may be called under jit with known points
@@ -85,7 +93,6 @@ def check_points(manifolds: Manifolds, tree: PyTree) -> None:
         if on.all():
             continue
         first = tuple(int(i) for i in np.argwhere(~on)[0])
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "(the only one)"
         point = np.array2string(np.asarray(leaf)[first], threshold=8, precision=4)
         raise ValueError(
             f"parameter {name!r}: {int((~on).sum())} of {on.size} points are not on "

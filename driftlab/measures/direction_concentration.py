@@ -160,7 +160,8 @@ def direction_values(moments: DirectionMoments) -> dict[str, Float[Array, ""]]:
 
 
 def _concentration(resultant: Array, dimension: int, complement: Array) -> Array:
-    return banerjee_concentration(resultant, dimension, complement) / dimension
+    # Of equal directions rounding may make R more than 1, which is refused where it is known.
+    return banerjee_concentration(jnp.minimum(resultant, 1), dimension, complement) / dimension
 
 
 def _sampled(objective: Objective) -> int:

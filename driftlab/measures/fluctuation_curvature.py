@@ -31,11 +31,12 @@ def second_relation(
     With the full-batch gradient `grad f` and Hessian H at theta, v the velocity before and v' after
     the step, at stationarity
     `(1 - nu) <|grad f|^2> - mu <v.grad f> = (eta / 2) <v'.H v'> + O(eta^2)`,
-    exactly on a quadratic. The left side is called G(eta) here; `2 G / eta -> Tr(H C)` as eta -> 0,
-    C the second moment of the batch's gradient: see `hessian_magnitude`. The average over records
-    needs batches drawn with replacement: within a shuffled epoch later batches anti-correlate with
-    the velocity, and G then turns out too small, even negative. Records at the ends of epochs are
-    special points as well.
+    exactly on a quadratic. The left side is called G(eta) here; as eta -> 0
+    `2 G / eta -> (1 - nu)^2 / (1 - mu^2) Tr(H C)`, C the second moment of the batch's gradient: the
+    velocity is a sum of gradients with that variance. See `hessian_magnitude`. The average over
+    records needs batches drawn with replacement: within a shuffled epoch later batches
+    anti-correlate with the velocity, and G then turns out too small, even negative. Records at the
+    ends of epochs are special points as well.
 
     The optimiser must be wrapped by `track_fluctuation_dissipation` with learning rate and
     momentum, or be a schedule built on it; eta, mu and nu are read from its state.
@@ -110,7 +111,8 @@ class HessianMagnitude(NamedTuple):
     """`G(eta) = trace eta / 2 + curvature eta^2`, fitted.
 
     Attributes:
-      trace: `Tr(H C)`, in loss^3 / parameter^4.
+      trace: of plain SGD `Tr(H C)`, in loss^3 / parameter^4; with momentum
+        `(1 - nu)^2 / (1 - mu^2)` times that.
       trace_error: its standard error.
       curvature: of G, in loss^3 / parameter^4 / learning rate; 0 on a quadratic loss to leading
         order.
@@ -133,10 +135,11 @@ def hessian_magnitude(
     """The Hessian's magnitude and the loss's anharmonicity from G at several learning rates.
 
     A weighted least-squares fit of `G / eta = trace / 2 + curvature eta`. To first order in eta G
-    is linear and its slope is half of Tr(H C) at the minimum; third and fourth derivatives bend it,
-    and so does a C that depends on where the noise of that rate lets the weights be: the bend is
-    evidence of anharmonicity, not a derivative of the loss. Use rates at which the first relation
-    has equilibrated.
+    is linear and its slope is half of Tr(H C) at the minimum (of plain SGD; with momentum divide
+    the trace by `(1 - nu)^2 / (1 - mu^2)`); third and fourth derivatives bend it, and so does a C
+    that depends on where the noise of that rate lets the weights be: the bend is evidence of
+    anharmonicity, not a derivative of the loss. Use rates at which the first relation has
+    equilibrated.
 
     Args:
       learning_rates: eta, `(rates,)`, positive and all different.
@@ -148,7 +151,7 @@ def hessian_magnitude(
 
     Raises:
       ValueError: for fewer than two rates, shapes that differ, or known rates that are not positive
-        or repeat.
+        or repeat, or known errors that are not positive.
 
     Source: Yaida (2019) (slope and curvature of G).
     """
@@ -162,6 +165,8 @@ def hessian_magnitude(
         known = np.asarray(rates)
         if not (known > 0).all() or len(np.unique(known)) < len(known):
             raise ValueError(f"learning_rates={known} must be positive and all different.")
+    if not isinstance(widths, Tracer) and (np.asarray(widths) <= 0).any():
+        raise ValueError(f"errors={np.asarray(widths)} must be positive: they weigh the fit.")
     weights = jnp.square(rates / widths)
     slopes = heights / rates
     total = weights.sum()

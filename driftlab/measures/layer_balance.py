@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from driftlab.dynamics import Snapshot
+from driftlab.hyperparameters import check_range
 from driftlab.measures.layer_matrices import network_matrices
 from driftlab.measures.norms import effective_learning_rate
 from driftlab.measures.recording import Tracker
@@ -132,7 +131,7 @@ def momentum_balancedness_factor(momentum: ArrayLike, nesterov: bool = False) ->
     of the modified loss in `driftlab.flows.modified_loss_coefficient`.
 
     Args:
-      momentum: m, in [0, 1).
+      momentum: m, in [0, 1); a scalar.
       nesterov: as in `optax.sgd`.
 
     Returns:
@@ -141,8 +140,7 @@ def momentum_balancedness_factor(momentum: ArrayLike, nesterov: bool = False) ->
     Raises:
       ValueError: for a known momentum outside [0, 1).
     """
-    if not isinstance(momentum, Tracer) and not 0 <= float(np.asarray(momentum)) < 1:
-        raise ValueError(f"momentum={momentum} must be at least 0 and below 1.")
+    check_range("momentum", momentum, "at least 0 and below 1", lambda value: 0 <= value < 1)
     above = 1 - momentum + 2 * momentum**2 if nesterov else 1 + momentum
     return above / (1 - momentum)
 

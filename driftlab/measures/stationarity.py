@@ -2,7 +2,8 @@
 
 Each makes `is_stationary(window) -> bool`, a pure function that a schedule calls inside the
 compiled step. What they can and cannot see: the two sides differ by
-`-(|theta_end|^2 - |theta_start|^2) / (2 eta steps)`, so all of them are about the weight norm.
+`-(|theta_end|^2 - |theta_start|^2) / (2 eta steps)` (with momentum, up to the window's ends,
+`(1 - mu) / (1 - nu)` times that), so all of them are about the weight norm.
 """
 
 from collections.abc import Callable

@@ -174,8 +174,9 @@ def fit(directions: Float[Array, "n d"]) -> DirectionFit:
         raise ValueError(f"a fit needs 2 directions or more; got {count}.")
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     mean = directions.mean(0)
-    resultant = jnp.linalg.norm(mean)
+    length = jnp.linalg.norm(mean)
+    resultant = jnp.minimum(length, 1)  # of equal directions rounding may make it more
     # Not 1 - R^2: near R = 1 it has no digits left.
     complement = jnp.square(directions - mean[None]).sum(1).mean()
     kappa = concentration_from_resultant(resultant, dimension, complement)
-    return DirectionFit(mean / resultant, kappa, resultant, complement)
+    return DirectionFit(mean / length, kappa, resultant, complement)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from driftlab.hyperparameters import check_range
 from driftlab.measures.blocking import BLOCKS, add_to_blocks, empty_blocks, last_half
@@ -98,6 +98,9 @@ def lower_at_stationarity(
         rate = state.learning_rate
         gradient = updates
         updates, inner = direction.update(gradient, state.inner, params, **extra)
+        # A traced momentum of more precision than the parameters would raise that of both.
+        inner = jax.tree.map(_in_type_of, inner, state.inner)
+        updates = jax.tree.map(_in_type_of, updates, gradient)
         updates = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, updates)
         terms = relation_terms(params, gradient, updates, rate, state.momentum, state.dampening)
         window, count = add_to_blocks(state.window, terms), state.count + 1
@@ -106,7 +109,7 @@ def lower_at_stationarity(
         lower = due & is_stationary(last_half(window))
 
         def chosen(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(lower, a.astype(b.dtype), b), new, old)
+            return jax.tree.map(lambda a, b: jnp.where(lower, _in_type_of(a, b), b), new, old)
 
         if restart_direction:
             inner = chosen(direction.init(params), inner)
@@ -195,6 +198,10 @@ def damped_momentum(momentum: ArrayLike, dampening: ArrayLike) -> optax.Gradient
     if isinstance(momentum, int | float) and momentum == 0:  # else it keeps a velocity of its own
         return optax.scale(1 - dampening)  # type: ignore[arg-type]
     return optax.chain(optax.scale(1 - dampening), optax.trace(momentum))  # type: ignore[arg-type]
+
+
+def _in_type_of(new: Array, old: Array) -> Array:
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def _check_interval(interval: Any) -> None:

@@ -89,7 +89,7 @@ def scale_by_riemannian_adam(
     if corrected and (callable(b1) or callable(b2)):
         raise ValueError(
             "bias_correction=True needs constant b1 and b2: 1 - b^t is the weight of the start for "
-            "those only. Pass bias_correction=False."
+            "those only. Pass bias_correction=False; for AMSGrad take the convention 'paper'."
         )
 
     def init(params: Params) -> ScaleByRiemannianAdamState:
@@ -112,16 +112,19 @@ def scale_by_riemannian_adam(
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def averaged(decay: Decay, old: Array, new: Array) -> Array:
-            # A real t: 1 / t of an int32 would be in single precision under x64 as well.
-            t = count.astype(jnp.promote_types(old.dtype, jnp.float32))
-            value = jnp.asarray(decay(t) if callable(decay) else decay, old.dtype)
-            return value * old + (1 - value) * new
+            # A real t: 1 / t of an int32 would be in single precision under x64 as well. Half
+            # precision rounds 0.999 to 1.
+            precision = jnp.promote_types(old.dtype, jnp.float32)
+            t = count.astype(precision)
+            value = jnp.asarray(decay(t) if callable(decay) else decay, precision)
+            return (value * old + (1 - value) * new).astype(old.dtype)
 
         def debiased(decay: Any, average: Array) -> Array:
             if not corrected:
                 return average
-            power = jnp.asarray(decay, average.dtype) ** count.astype(average.dtype)
-            return average / (1 - power)
+            precision = jnp.promote_types(average.dtype, jnp.float32)
+            power = jnp.asarray(decay, precision) ** count.astype(precision)
+            return (average / (1 - power)).astype(average.dtype)
 
         squares = squared_lengths(kinds, params, updates)
         carried = transported(kinds, state.params, params, state.mu)
@@ -276,7 +279,12 @@ def riemannian_amsgrad(
 
     Returns:
       The optimiser; its update needs params.
+
+    Raises:
+      ValueError: for another convention; as `scale_by_riemannian_adam`.
     """
+    if convention not in AMSGRAD:
+        raise ValueError(f"convention={convention!r} must be one of {AMSGRAD}.")
     moments = scale_by_riemannian_adam(manifolds, b1, b2, eps, amsgrad=convention)
     return _optimizer(manifolds, learning_rate, method, moments)
 

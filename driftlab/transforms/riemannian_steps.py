@@ -4,7 +4,7 @@ A chain reads `riemannian_gradient`, whatever scales tangent vectors (momentum, 
 clipping, learning rates and their schedules), and last `retract`, whose update ends on the manifold
 once `optax.apply_updates` has added it. What is linear in the parameters themselves, before or
 after, has no meaning on a curved leaf: weight decay, averages of parameters, lookahead,
-schedule-free. Averages of gradients at one point (`optax.MultiSteps`) do.
+schedule-free. Averages of gradients at one point (`optax.MultiSteps`) have one.
 
 Source: Bonnabel (2013), "Stochastic gradient descent on Riemannian manifolds"; Becigneul, Ganea
 (2019), "Riemannian adaptive optimization methods", section 3.

@@ -52,11 +52,15 @@ def by_row(tx: optax.GradientTransformation) -> RowOptimizer:
         `riemannian_adam` or `optax.adam`; not one that clips by the whole tree's norm.
 
     Returns:
-      The row optimiser, of an array or a tree of arrays with the same number of rows.
+      The row optimiser, of an array or a tree of arrays with the same number of rows. Its init
+      raises ValueError for others.
     """
 
     def init(table: Params) -> RowState:
         table = jax.tree.map(jnp.asarray, table)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(table)]
+        if () in shapes or len({shape[0] for shape in shapes}) > 1:
+            raise ValueError(f"a table's arrays need the same number of rows; got shapes {shapes}.")
         return RowState(tx.init(table), jax.tree.map(jnp.zeros_like, table))
 
     def update(

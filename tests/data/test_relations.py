@@ -54,6 +54,15 @@ def test_a_malformed_line_is_named(tmp_path, text, message):
         data.load_relations(path)
 
 
+def test_lines_are_those_of_an_editor(tmp_path):
+    path = tmp_path / "edges.tsv"
+    path.write_bytes("\ufeffa\x85x\tb\r\nb\tc\r\n".encode())
+    assert data.load_relations(path).names == ("a\x85x", "b", "c")
+    path.write_bytes("a\x85x\tb\r\nb c\r\n".encode())
+    with pytest.raises(DataError, match="line 2: 'b c' is not"):
+        data.load_relations(path)
+
+
 def test_what_is_no_text_or_not_there_is_refused(tmp_path):
     path = tmp_path / "edges.tsv"
     path.write_bytes(b"\xff\xfe\x00")

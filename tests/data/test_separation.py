@@ -61,3 +61,5 @@ def test_bad_input_is_refused():
         max_margin(np.ones((2, 2)), [0, 1])
     with pytest.raises(ValueError, match="finite"):
         max_margin([[np.nan, 1.0]], [1])
+    with pytest.raises(ValueError, match="must not all be 0"):
+        max_margin(np.zeros((3, 2)), [1, 1, -1])

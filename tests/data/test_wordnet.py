@@ -64,6 +64,17 @@ def test_other_files_and_missing_ones_are_refused(folder, tmp_path):
         wordnet.load_wordnet(folder, verify_checksum=False)
 
 
+def test_files_that_do_not_fit_together_are_refused(folder):
+    (folder / "wordnet" / "data.noun").write_text(
+        DATA.replace("n 01 dog 0 001 @ 00000003", "n 01 dog 0 001 @ 00000033")
+    )
+    with pytest.raises(DataError, match=r"data\.noun: entries refer to 00000033"):
+        wordnet.load_wordnet(folder, verify_checksum=False)
+    (folder / "wordnet" / "index.noun").write_text("dog n 2\n")
+    with pytest.raises(DataError, match=r"index\.noun: not WordNet's index"):
+        wordnet.load_wordnet(folder, verify_checksum=False)
+
+
 def test_without_a_mammal_there_are_no_mammals(folder):
     nouns = wordnet.load_wordnet(folder, verify_checksum=False)
     with pytest.raises(DataError, match=r"no 'mammal\.n\.01'"):

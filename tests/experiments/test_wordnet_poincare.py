@@ -82,6 +82,7 @@ def test_held_out_pairs_are_not_trained_on(config):
         ("relations", "animals", r"relations='animals': neither a file"),
         ("batch_size", 1000, r"batch_size=1000 must be between 1 and the 98 pairs"),
         ("epochs", 0, r"epochs=0 must be"),
+        ("probed_pairs", -1, r"probed_pairs=-1 must be 0 or more"),
         ("curvature", 1.0, r"curvature=1.0 must be negative"),
         ("held_out", 0.9, r"touch no leaf and no root"),
     ],

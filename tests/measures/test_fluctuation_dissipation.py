@@ -306,11 +306,15 @@ def test_hessian_magnitude_against_numpy_and_the_quadratic():
     )
     np.testing.assert_allclose(fit.chi_squared, squares[0], rtol=1e-8)
     np.testing.assert_allclose(fit.anharmonicity, 2 * expected[1] / expected[0], rtol=1e-9)
-    # On the quadratic 2 G / eta -> Tr(H C); G's own bend is that of 1 / (2 - eta h).
+    # On the quadratic 2 G / eta -> Tr(H C); G's own bend is that of 1 / (2 - eta h). With momentum
+    # the velocity's variance is (1 - nu)^2 / (1 - mu^2) times the gradient's.
     small = np.array([1e-4, 2e-4])
-    exact = [sides(rate, 0.0, 0.0)["second_relation_left"] for rate in small]
-    fit = hessian_magnitude(small, exact, small)
-    np.testing.assert_allclose(fit.trace, np.trace(HESSIAN @ COVARIANCE), rtol=1e-6)
+    for momentum, dampening in ((0.0, 0.0), (0.0, 0.5), (0.9, 0.0), (0.9, 0.9)):
+        exact = [sides(rate, momentum, dampening)["second_relation_left"] for rate in small]
+        fit = hessian_magnitude(small, exact, small)
+        gain = (1 - dampening) ** 2 / (1 - momentum**2)
+        trace = gain * np.trace(HESSIAN @ COVARIANCE)
+        np.testing.assert_allclose(fit.trace, trace, rtol=1e-5)
 
 
 def test_the_second_relation_s_sides_of_one_record():
@@ -358,3 +362,5 @@ def test_bad_arguments_are_refused():
         hessian_magnitude([0.1], [1.0], [0.1])
     with pytest.raises(ValueError, match=r"must be positive and all different"):
         hessian_magnitude([0.1, 0.1], [1.0, 1.0], [0.1, 0.1])
+    with pytest.raises(ValueError, match=r"errors=.* must be positive"):
+        hessian_magnitude([0.1, 0.2], [1.0, 1.0], [0.1, 0.0])

@@ -285,6 +285,15 @@ def test_fit_is_invariant_and_keeps_its_digits_near_one():
     np.testing.assert_allclose(narrow.concentration, fitted(tight).concentration, rtol=1e-2)
 
 
+def test_equal_directions_are_no_error_of_rounding(float32):
+    # The length of these means is 1 + 1.2e-7 in float32 (jax 0.10.2): no resultant is.
+    for dimension, count in ((17, 10), (100, 7), (1000, 10)):
+        direction = jax.random.normal(jax.random.key(dimension * count), (1, dimension))
+        found = fit(jnp.tile(direction, (count, 1)))
+        assert found.resultant <= 1
+        assert found.concentration > 1e5 * dimension
+
+
 def test_bad_arguments_are_refused():
     for dimension in (1, 0, 2.5, True):
         with pytest.raises(ValueError, match=r"dimension"):

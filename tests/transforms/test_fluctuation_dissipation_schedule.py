@@ -177,6 +177,28 @@ def test_any_direction_will_do_and_nan_ends_nothing():
     np.testing.assert_array_equal(found, 0.05)
 
 
+def test_traced_numbers_do_not_promote_float32_parameters():
+    params = jnp.ones(3, jnp.float32)
+
+    @jax.jit
+    def states(rate, momentum, factor):
+        for tx in (
+            fluctuation_dissipation_sgd(rate, momentum, momentum, decrease=factor),
+            sasa(rate, momentum, factor=factor),
+        ):
+            state = tx.init(params)
+            updates, following = tx.update(params, state, params)
+            found.append((updates, state, following))
+        return rate
+
+    found = []
+    states(*(jnp.array(value, jnp.float64) for value in (0.1, 0.9, 0.5)))
+    for updates, state, following in found:
+        assert updates.dtype == jnp.float32
+        before, after = (jax.tree.map(lambda x: x.dtype, s) for s in (state, following))
+        assert before == after
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"learning_rate=0.0 must be positive"):
         fluctuation_dissipation_sgd(0.0)

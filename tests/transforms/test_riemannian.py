@@ -281,6 +281,19 @@ class TestTrees:
         chex.assert_trees_all_equal(tx.update(zero, tx.init(TREE), TREE)[0], zero)
 
 
+@pytest.mark.parametrize("amsgrad", [None, "torch", "optax", "paper"])
+def test_half_precision_does_not_round_the_decays_to_1(amsgrad):
+    tx = scale_by_riemannian_adam(FLAT, amsgrad=amsgrad)
+    params = jnp.array([0.5, -1.0], jnp.bfloat16)
+    gradient = jnp.array([2.0, -0.25], jnp.bfloat16)
+    updates, state = jax.jit(tx.update)(gradient, tx.init(params), params)
+    # 0.1 / sqrt(0.001) where nothing is corrected; bfloat16 has 8 bits.
+    size = 0.1 / np.sqrt(0.001) if amsgrad == "paper" else 1.0
+    expected = size * np.sign(np.asarray(gradient, float))
+    np.testing.assert_allclose(np.asarray(updates, float), expected, rtol=2e-2)
+    assert updates.dtype == state.mu.dtype == state.nu.dtype == jnp.bfloat16
+
+
 class TestComposition:
     def test_schedules_and_injected_hyperparameters(self):
         def schedule(count):
@@ -407,6 +420,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"1 of 2 points.*\(1,\)"):
             riemannian_sgd(0.1, BALL).init(jnp.array([[0.1], [np.nan]]))
 
+    def test_integers_are_no_points(self):
+        with pytest.raises(TypeError, match="parameter 'table' has dtype int64; points of poinc"):
+            riemannian_sgd(0.1, BALL).init({"table": jnp.zeros((2, 3), int)})
+
     def test_labels_that_are_not_there(self):
         with pytest.raises(ValueError, match=r"'tabel', which is not there; leaves: \['table'\]"):
             riemannian_adam(0.1, {"tabel": BALL}).init({"table": START})
@@ -429,7 +446,10 @@ class TestBadInput:
             (lambda: manifolds.product([FRAME], [2]), "two or more"),
             (lambda: retract(BALL, "geodesic"), "method='geodesic' must be one of"),
             (lambda: riemannian_sgd(0.1, BALL, method="log"), "method='log' must be one of"),
-            (lambda: riemannian_amsgrad(0.1, BALL, convention="keras"), "amsgrad='keras' must be"),
+            (
+                lambda: riemannian_amsgrad(0.1, BALL, convention="keras"),
+                "convention='keras' must be",
+            ),
             (lambda: scale_by_riemannian_adam(BALL, b2=lambda t: 1 - 1 / t), "constant b1 and b2"),
             (lambda: clip_by_riemannian_norm(0.0, BALL), "max_norm=0.0 must be positive"),
             (lambda: manifolds.assign(FRAME, jnp.ones(3)), "has 2 axes"),

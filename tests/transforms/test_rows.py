@@ -121,6 +121,12 @@ def test_row_descent_in_a_sweep(table):
     assert (found.loss.isel(step=-1) < found.loss.isel(step=0)).all()
 
 
+@pytest.mark.parametrize("shape", [(), (ROWS + 1,)])
+def test_arrays_of_other_lengths_are_no_table(table, shape):
+    with pytest.raises(ValueError, match=r"same number of rows; got shapes \[\("):
+        transforms.by_row(optax.adam(0.1)).init({"points": table, "bias": jnp.zeros(shape)})
+
+
 def test_integers_are_no_table():
     with pytest.raises(TypeError, match="dtype int"):
         row_descent(optax.sgd(0.1), pull, draw).init(jnp.zeros((3, 2), int), jax.random.key(0))
