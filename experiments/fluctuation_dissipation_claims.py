@@ -86,7 +86,9 @@ def second_claims(
             "claim": "and depart from each other as the rate grows",
             "measured": f"ratio {high['ratio']:.3f} at {high['learning rate']:g}",
             "holds": _verdict(
-                abs(high["ratio"] - 1) > abs(low["ratio"] - 1) if len(good) > 1 else None
+                None
+                if bar > 0.5 or len(good) < 2
+                else abs(high["ratio"] - 1) > abs(low["ratio"] - 1)
             ),
         },
     ]

@@ -145,7 +145,9 @@ def _second(lanes: "xarray.Dataset") -> "Figure":
         left.plot(rates, slope * rates, label="line through the smallest rate", **line)
         right.axhline(2 * slope, **line)
     left.set_ylabel(r"$G$ (loss$^2$ / parameter$^2$)")
-    right.set_ylabel(r"$2 G / \eta$, which tends to $\mathrm{Tr}(HC)$")
+    right.set_ylabel(
+        r"$2 G / \eta$, which tends to $\frac{(1 - \nu)^2}{1 - \mu^2} \mathrm{Tr}(HC)$"
+    )
     for panel in (left, right):
         panel.set_xlabel(r"learning rate $\eta$")
         _log(panel, "xy")
