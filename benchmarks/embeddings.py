@@ -203,11 +203,12 @@ def _trained(
     """Points after a burn-in and some epochs, the loss summed over a batch; and processor time."""
     loss, batches = relation_loss(BALL, "sum"), sampling.shuffled_epochs(batch)
     table, seconds = _start(found), 0.0
-    for tx, power, length in (
-        (_optimizer("rsgd", BURN_IN_RATE, "retraction"), 0.75, burn_in),
-        (_optimizer(name, rate, "retraction"), 0.0, epochs),
+    for tx, length in (
+        (_optimizer("rsgd", BURN_IN_RATE, "retraction"), burn_in),
+        (_optimizer(name, rate, "retraction"), epochs),
     ):
-        draw = draw_relations(found, batches, NEGATIVES, power)
+        # Negatives in proportion to degree, as gensim draws them.
+        draw = draw_relations(found, batches, NEGATIVES, 1.0)
         dynamics = row_descent(tx, loss, draw)
         steps = jnp.asarray(round(length * (len(found.pairs) // batch)))
         state = dynamics.init(table, jax.random.key(1))
