@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _mammals(report: reports.Report, found: Relations) -> None:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] (the extra bench)
 
     torch.set_num_threads(1)
     share = 0.05 if _QUICK.value else 1.0
@@ -221,7 +221,7 @@ def _trained(
 
 
 def _gensim(found: Relations, burn_in: int, batch: int = BATCH, rate: float = 0.1) -> Run:
-    from gensim.models.poincare import PoincareModel
+    from gensim.models.poincare import PoincareModel  # pyright: ignore[reportMissingImports]
 
     logging.getLogger("gensim").setLevel(logging.WARNING)
     named = [(found.names[c], found.names[p]) for c, p in found.pairs.tolist()]
@@ -250,8 +250,8 @@ def _gensim(found: Relations, burn_in: int, batch: int = BATCH, rate: float = 0.
 
 
 def _geoopt(found: Relations, name: str, sparse: bool) -> Run:
-    import geoopt
-    import torch
+    import geoopt  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports] (the extra bench)
 
     pairs = torch.as_tensor(found.pairs, dtype=torch.long)
     steps_per_epoch = len(found.pairs) // BATCH
