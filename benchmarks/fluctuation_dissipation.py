@@ -38,6 +38,9 @@ WAYS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "tracked": lambda rate: track_fluctuation_dissipation(
         optax.sgd(rate, _MOMENTUM), rate, _MOMENTUM
     ),
+    "tracked, every 8th": lambda rate: track_fluctuation_dissipation(
+        optax.sgd(rate, _MOMENTUM), rate, _MOMENTUM, every=8
+    ),
     "ratio": lambda rate: fluctuation_dissipation_sgd(rate, _MOMENTUM, interval=40),
     "norm_trend": lambda rate: fluctuation_dissipation_sgd(
         rate, _MOMENTUM, interval=40, test="norm_trend"
@@ -57,9 +60,11 @@ def main(arguments: list[str]) -> None:
         rows = timed(lanes, steps, 2 if _QUICK.value else _REPEATS.value)
         columns = ("step", "wall ms", "wall, times plain", "processor, times plain")
         report.table(f"{lanes} lanes, {steps} steps a round", columns, rows)
-        ratio = next(row[3] for row in rows if row[0] == "tracked")
-        claim = f"tracking costs under 5% of a step, {lanes} lanes"
-        report.claims.append(reports.Claim(claim, f"{100 * (ratio - 1):+.1f}%", ratio < _LIMIT))
+        for way in (name for name in WAYS if name.startswith("tracked")):
+            ratio = next(row[3] for row in rows if row[0] == way)
+            claim = f"{way}: costs under 5% of a step, {lanes} lanes"
+            measured = f"{100 * (ratio - 1):+.1f}%"
+            report.claims.append(reports.Claim(claim, measured, ratio < _LIMIT))
     report.finish()
 
 

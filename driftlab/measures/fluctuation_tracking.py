@@ -91,9 +91,10 @@ def track_fluctuation_dissipation(
     momentum: ArrayLike | None = None,
     dampening: ArrayLike = 0.0,
     *,
+    every: int = 1,
     blocks: int = BLOCKS,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser, which accumulates both sides of the first relation at every step.
+    """The optimiser, which accumulates both sides of the first relation as it goes.
 
     Its trajectory is that of tx. The relation is Yaida's where momentum is given, and else the
     general one, which holds for every optimiser; see `relation_terms`. Read it with
@@ -107,6 +108,9 @@ def track_fluctuation_dissipation(
         (Nesterov, Adam, decoupled weight decay).
       dampening: nu: tx multiplies gradients by 1 - nu before they are accumulated. `optax.sgd` has
         0, `optax.ema` (normalised momentum) has nu = mu.
+      every: steps from one that is accumulated to the next. The means are those of fewer steps, and
+        no longer telescope exactly; the cost falls with them where lanes advance one at a time
+        (under vmap a condition computes both of its sides).
       blocks: how many block sums are kept, see `empty_blocks`.
 
     Returns:
@@ -117,6 +121,7 @@ def track_fluctuation_dissipation(
 
     Cost: three passes over the parameters and `3 blocks` numbers; no gradient.
     """
+    check_minimum("every", every, 1)
     if not callable(learning_rate) and learning_rate is not None:
         check_range("learning_rate", learning_rate, "positive", lambda value: value > 0)
     if momentum is not None:
@@ -142,12 +147,16 @@ def track_fluctuation_dissipation(
                 "track_fluctuation_dissipation needs params: call update(grads, state, params)."
             )
         moves, inner = tx.update(updates, state.inner, params, **extra)
-        window = add_to_blocks(
-            state.window,
-            relation_terms(
-                params, updates, moves, state.learning_rate, state.momentum, state.dampening
-            ),
-        )
+
+        def added(window: Blocks) -> Blocks:
+            eta, mu, nu = state.learning_rate, state.momentum, state.dampening
+            return add_to_blocks(window, relation_terms(params, updates, moves, eta, mu, nu))
+
+        if every == 1:
+            window = added(state.window)
+        else:
+            due = state.count % every == 0
+            window = jax.lax.cond(due, added, lambda window: window, state.window)
         state = state._replace(inner=inner, window=window, count=state.count + 1)
         if callable(learning_rate):
             rate = jnp.asarray(learning_rate(state.count), state.learning_rate.dtype)
@@ -231,7 +240,4 @@ def check_minimum(name: str, value: int | None, least: int) -> None:
     """
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if value is not None and not (whole and value >= least):
-        raise ValueError(
-            f"{name} must be a whole number, {least} or more: a window shorter than that says "
-            f"nothing; got {value!r}."
-        )
+        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}.")

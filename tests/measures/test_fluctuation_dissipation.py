@@ -261,6 +261,15 @@ def test_short_windows_give_no_number_and_say_how_short():
     assert values["second_relation_records"] == 1
 
 
+def test_every_third_step_alone():
+    def sums(**options):
+        tx = track_fluctuation_dissipation(optax.sgd(0.1, 0.9), 0.1, 0.9, **options)
+        return tracked_state(observed(tx, 30).state.inner, "test").window.sums
+
+    # 30 steps: blocks of one step.
+    np.testing.assert_allclose(sums(every=3)[:10], sums()[:30:3], rtol=1e-13)
+
+
 def test_a_schedule_s_rate_is_that_of_the_step():
     schedule = optax.piecewise_constant_schedule(0.1, {10: 0.5})
     tx = track_fluctuation_dissipation(optax.sgd(schedule), schedule, 0.0)
