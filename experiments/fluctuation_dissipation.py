@@ -86,7 +86,7 @@ def main(config: Any) -> None:
       config: that of `--config`, with its overrides.
     """
     config = flags.override(config)
-    out = flags.run_folder(config, "first_relation")
+    out = flags.run_folder(config, "fluctuation_dissipation")
     dataset = flags.run_shard(partial(run, config), out)
     if dataset is None:
         return
