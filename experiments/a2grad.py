@@ -241,9 +241,8 @@ def main(config: Any) -> None:
         outcomes = a2grad_report.outcomes(results)
         found = a2grad_report.tables(outcomes)
         whole = a2grad_report.whole(results)
-        summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}
         figures = a2grad_figures.draw(results, outcomes)
-        report.write_report(out, "A2Grad", whole, found, figures, summary)
+        report.write_report(out, "A2Grad", whole, found, figures)
     report.print_tables(out, found)
 
 

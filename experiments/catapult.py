@@ -297,9 +297,8 @@ def main(config: Any) -> None:
         return
     outcome = catapult_report.outcomes(dataset)
     found = catapult_report.tables(outcome, config.width, config.initial_output, config.steps)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = catapult_report.draw(outcome)
-    report.write_report(out, "The catapult", dataset, found, figures, summary)
+    report.write_report(out, "The catapult", dataset, found, figures)
     report.print_tables(out, found)
 
 

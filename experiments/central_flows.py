@@ -105,9 +105,8 @@ def main(config: Any) -> None:
         flags.announce(out, finished)
         found = found_report.tables(results, config.window)
         whole = found_report.joined(results)
-        summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}
         figures = central_flows_figures.draw(results, config.window)
-        report.write_report(out, "Models of the edge of stability", whole, found, figures, summary)
+        report.write_report(out, "Models of the edge of stability", whole, found, figures)
     report.print_tables(out, found)
 
 

@@ -222,9 +222,8 @@ def main(config: Any) -> None:
     with opened(out, {"config": described}) as folder:
         dataset = run(config, folder)
         found = convergence_report.tables(dataset)
-        summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
         figures = convergence_report.draw(dataset)
-        report.write_report(out, "Orders of convergence", dataset, found, figures, summary)
+        report.write_report(out, "Orders of convergence", dataset, found, figures)
     report.print_tables(out, found)
 
 

@@ -205,9 +205,8 @@ def main(config: Any) -> None:
         flags.announce(out, finished)
         found = dal_report.tables(results, config.reference_cap)
         whole = _whole(results)
-        summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}
         figures = dal_report.draw(results, config.reference_cap)
-        report.write_report(out, "DAL against fixed rates", whole, found, figures, summary)
+        report.write_report(out, "DAL against fixed rates", whole, found, figures)
     report.print_table(*next(iter(found.items())))
     print(f"{out}/report.md: figures, and every rate, power and cap")
 

@@ -194,9 +194,8 @@ def main(config: Any) -> None:
     flags.announce(out, finished)
     errors = slopes(config)
     found = dirac_gan_report.tables(dataset, ratios, rates, errors, config.weight)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = dirac_gan_report.draw(dataset, ratios, rates, errors)
-    report.write_report(out, "The Dirac GAN", dataset, found, figures, summary)
+    report.write_report(out, "The Dirac GAN", dataset, found, figures)
     report.print_tables(out, found)
 
 

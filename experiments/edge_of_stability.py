@@ -202,9 +202,8 @@ def main() -> None:
         flags.announce(out, finished)
         found = tables(config, methods, results, flow)
         whole = _whole([*results.values(), *([] if flow is None else [flow])])
-        summary = {"tables": found, "wall_seconds": whole.attrs["wall_seconds"]}
         figures = draw(config, methods, results, flow)
-        report.write_report(out, "Edge of stability", whole, found, figures, summary)
+        report.write_report(out, "Edge of stability", whole, found, figures)
     report.print_table("Edge of stability", found["Claims"])
     print(f"{out}/report.md: figures and every lane")
 

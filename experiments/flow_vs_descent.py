@@ -187,14 +187,13 @@ def main(config: Any) -> None:
     )
     flags.announce(out, finished)
     found = flow_vs_descent_report.tables(dataset, setting.flows, setting.fitted, config.duration)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = flow_vs_descent_report.draw(
         dataset, setting.flows, setting.fitted, config.duration, config.shown_steps
     )
     figures |= {
         f"portrait_{portrait.problem.name}": flow_portraits.draw(portrait) for portrait in portraits
     }
-    report.write_report(out, "Flow against descent", dataset, found, figures, summary)
+    report.write_report(out, "Flow against descent", dataset, found, figures)
     report.print_table(*next(iter(found.items())))
     print(f"{out}/report.md: the figures")
 

@@ -91,9 +91,8 @@ def main(config: Any) -> None:
     if dataset is None:
         return
     found = fluctuation_dissipation_report.tables(dataset, config)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = fluctuation_dissipation_report.draw(dataset, config)
-    report.write_report(out, "Fluctuation-dissipation", dataset, found, figures, summary)
+    report.write_report(out, "Fluctuation-dissipation", dataset, found, figures)
     report.print_tables(out, found)
 
 

@@ -328,8 +328,7 @@ def main(config: Any) -> None:
         return
     found = gan_drift_report.tables(dataset, problem.ends)
     figures = gan_drift_report.draw(dataset, problem.ends, problem.images)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
-    report.write_report(out, "Drift in a GAN", dataset, found, figures, summary)
+    report.write_report(out, "Drift in a GAN", dataset, found, figures)
     report.print_tables(out, found)
 
 

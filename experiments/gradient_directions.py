@@ -176,8 +176,7 @@ def main(config: Any) -> None:
     measured = gradient_directions_report.measured(dataset)
     found = gradient_directions_report.tables(measured)
     figures = gradient_directions_figures.draw(measured)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
-    report.write_report(out, "Directions of minibatch gradients", dataset, found, figures, summary)
+    report.write_report(out, "Directions of minibatch gradients", dataset, found, figures)
     report.print_tables(out, found)
 
 

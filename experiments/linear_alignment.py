@@ -369,11 +369,10 @@ def main(config: Any) -> None:
         margins = {name: found.oracle.margin for name, found in problems.items()}
         tables = linear_alignment_report.tables(results, config, margins)
         seconds = sum(dataset.attrs["wall_seconds"] for dataset in results.values())
-        summary = {"tables": tables, "wall_seconds": seconds}
         figures = linear_alignment_figures.draw(results, config)
         whole = results[chosen[0]].assign_attrs(wall_seconds=seconds)
         title = "Alignment of deep linear networks"
-        report.write_report(out, title, whole, tables, figures, summary)
+        report.write_report(out, title, whole, tables, figures)
     report.print_tables(out, tables)
 
 

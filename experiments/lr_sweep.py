@@ -192,8 +192,7 @@ def main() -> None:
     if dataset is None:
         return
     found = tables(dataset)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
-    report.write_report(out, "Learning-rate sweep", dataset, found, draw(dataset), summary)
+    report.write_report(out, "Learning-rate sweep", dataset, found, draw(dataset))
     report.print_table(*next(iter(found.items())))
     print(f"{out}/report.md: figures and the outcome of every rate")
 

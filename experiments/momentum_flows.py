@@ -177,10 +177,9 @@ def main(config: Any) -> None:
         runs = training_runs(config)
         found = momentum_flows_report.tables(far, trained, runs, config.momentum, config.time)
         seconds = sum(dataset.attrs["wall_seconds"] for dataset in results.values())
-        summary = {"tables": found, "wall_seconds": seconds}
         figures = momentum_flows_figures.draw(far, trained, runs, config)
         whole = trained.assign_attrs(wall_seconds=seconds)
-        report.write_report(out, "Momentum beside its flows", whole, found, figures, summary)
+        report.write_report(out, "Momentum beside its flows", whole, found, figures)
     report.print_tables(out, found)
 
 

@@ -457,8 +457,7 @@ def main(config: Any) -> None:
     with opened(out, {"config": described}) as folder:
         dataset = run(config, folder)
         found = tables(dataset)
-        summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
-        report.write_report(out, "Flows of optimisers", dataset, found, draw(dataset), summary)
+        report.write_report(out, "Flows of optimisers", dataset, found, draw(dataset))
     report.print_tables(out, found)
 
 

@@ -188,8 +188,7 @@ def main(config: Any) -> None:
     curves, displaced = quadratic_curves(), displaced_errors(config)
     found = principal_flow_report.tables(dataset, curves, displaced)
     figures = principal_flow_report.draw(dataset, curves, displaced)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
-    report.write_report(out, "The principal flow", dataset, found, figures, summary)
+    report.write_report(out, "The principal flow", dataset, found, figures)
     report.print_tables(out, found)
 
 

@@ -25,9 +25,8 @@ def write_report(
     dataset: "xarray.Dataset",
     tables: Mapping[str, Rows],
     figures: Mapping[str, "Figure"],
-    summary: Mapping[str, Any],
 ) -> None:
-    """Writes `figures/*.png`, `summary.json` and a `report.md` that embeds the figures.
+    """Writes the figures, `summary.json` (tables and seconds) and a `report.md` that embeds them.
 
     Each file is written to a temporary name and renamed.
 
@@ -37,11 +36,11 @@ def write_report(
       dataset: the run's result; its attrs say where and how it ran.
       tables: heading -> rows; rows share their columns.
       figures: file name without ending -> figure.
-      summary: what `summary.json` holds.
     """
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         plot.save(figure, folder / "figures" / f"{name}.png")
+    summary = {"tables": tables, "wall_seconds": dataset.attrs["wall_seconds"]}
     write_json(folder / SUMMARY, summary)
     environment = json.loads(dataset.attrs["environment"])
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())

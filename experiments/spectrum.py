@@ -319,9 +319,8 @@ def main(config: Any) -> None:
     if dataset is None:
         return
     found = tables(dataset, problems)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     title = "The spectrum of the Hessian"
-    report.write_report(out, title, dataset, found, draw(dataset, problems), summary)
+    report.write_report(out, title, dataset, found, draw(dataset, problems))
     report.print_tables(out, found)
 
 
