@@ -20,7 +20,6 @@ from jaxtyping import Array, PRNGKeyArray
 
 import driftlab
 from driftlab.dynamics import Snapshot
-from driftlab.suggestions import nearest
 from driftlab.sweep.lane import HParams
 from experiments import (
     bilinear_quadratic_games_figures,
@@ -49,16 +48,6 @@ def size(snapshot: Snapshot) -> Array:
     return snapshot.state.inner[1]
 
 
-def _names(text: str, known: Any, what: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise ValueError(f"{what} is empty; give some of {', '.join(known)}.")
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{what}: there is no {name!r}: {nearest(name, tuple(known))}")
-    return names
-
-
 def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset":
     """Plays every game in every way at every pair of learning rates.
 
@@ -84,8 +73,8 @@ def run(config: Any, out: Path | None = None, **options: Any) -> "xarray.Dataset
         "theta_rate": flags.parse_values(config.theta_rates, "theta_rates", positive=True),
     }
     static = {
-        "game": _names(config.games, GAMES, "games"),
-        "play": _names(config.plays, PLAYS, "plays"),
+        "game": flags.parse_names(config.games, "games", GAMES),
+        "play": flags.parse_names(config.plays, "plays", PLAYS),
     }
 
     def build(hparams: HParams, _: PRNGKeyArray) -> tuple[driftlab.Dynamics, Any]:
@@ -125,9 +114,8 @@ def main(config: Any) -> None:
         return
     measured = bilinear_quadratic_games_report.growth(dataset, config.growth, DIVERGENCE_FACTOR)
     found = bilinear_quadratic_games_report.tables(measured)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = bilinear_quadratic_games_figures.draw(measured)
-    report.write_report(out, "Stability of linear games", dataset, found, figures, summary)
+    report.write_report(out, "Stability of linear games", dataset, found, figures)
     report.print_tables(out, found)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from driftlab.suggestions import nearest
 from driftlab.sweep import FolderError, Interrupted
 from driftlab.sweep.launch import WHOLE, is_finished, parse_shard
 
@@ -291,6 +292,32 @@ def parse_seeds(text: str | int) -> list[int]:
     if min(numbers) < 0 or (single and numbers[0] == 0):
         raise ValueError(f"seeds={text!r}: give a positive count, or a comma list of integers.")
     return list(range(numbers[0])) if single else numbers
+
+
+def parse_names(text: str, name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Reads some of the names that there are.
+
+    Args:
+      text: a comma list.
+      name: the field of the config, for errors.
+      known: what each may be.
+
+    Returns:
+      The names, in the list's order.
+
+    Raises:
+      ValueError: if there is none, or one is not known or given twice.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    known = tuple(known)
+    if not names:
+        raise ValueError(f"{name} is empty; give some of {', '.join(known)}.")
+    for given in names:
+        if given not in known:
+            raise ValueError(f"{name}={text!r}: there is no {given!r}: {nearest(given, known)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{name}={text!r} names one twice.")
+    return names
 
 
 def parse_arguments(text: str, name: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from experiments import (
     overparameterized_tables,
     report,
 )
-from experiments.overparameterized_data import Setting, make_setting, parse_names
+from experiments.overparameterized_data import Setting, make_setting
 from experiments.overparameterized_models import (
     TRAININGS,
     initialize,
@@ -117,7 +117,7 @@ def run(config: Any, setting: Setting, out: Path | None = None, **options: Any) 
             "seed": flags.parse_seeds(config.seeds),
         },
         {
-            "training": parse_names(config.trainings, TRAININGS, "trainings"),
+            "training": flags.parse_names(config.trainings, "trainings", TRAININGS),
             "labels": tuple(setting.targets),
             "width": tuple(int(width) for width in widths),
         },
@@ -156,10 +156,9 @@ def main(config: Any) -> None:
         return
     outcome = overparameterized_report.outcomes(dataset, setting, rate_units(config, setting))
     found = overparameterized_tables.tables(outcome, setting)
-    summary = {"tables": found, "wall_seconds": dataset.attrs["wall_seconds"]}
     figures = overparameterized_figures.draw(outcome)
     title = "Over-parameterised convergence"
-    report.write_report(out, title, dataset, found, figures, summary)
+    report.write_report(out, title, dataset, found, figures)
     report.print_tables(out, found)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from driftlab import data
 from driftlab.curvature.kernels import relu_kernel
 from driftlab.curvature.two_layer_relu_kernel import parallel_rows, smallest_eigenvalue
-from driftlab.suggestions import nearest
+from experiments import flags
 
 SPHERE = "sphere"
 LABELS = ("normal", "real", "random")
@@ -60,7 +60,7 @@ def make_setting(config: Any, data_dir: str | None = None) -> Setting:
     Raises:
       ValueError: if the config describes none, or the kernel is singular.
     """
-    kinds = parse_names(config.labels, LABELS, "labels")
+    kinds = flags.parse_names(config.labels, "labels", LABELS)
     if config.data == SPHERE:
         if "real" in kinds:
             raise ValueError(f"labels={config.labels!r}: points on the sphere have no real labels.")
@@ -103,26 +103,3 @@ def _kernel(inputs: Float[np.ndarray, "n d"], both_layers: bool) -> Kernel:
     # Decomposed on the host in 64 bits, once: the eigenvectors must be orthogonal to every digit.
     gram = np.asarray(gram, np.float64)
     return Kernel(gram, *np.linalg.eigh(gram))
-
-
-def parse_names(text: str, known: Any, field: str) -> tuple[str, ...]:
-    """The names in a comma list.
-
-    Args:
-      text: the list.
-      known: what each may be.
-      field: of the config, for errors.
-
-    Returns:
-      Them.
-
-    Raises:
-      ValueError: if one is not known, or given twice.
-    """
-    names = tuple(part.strip() for part in text.split(","))
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{field}={text!r}: there is no {name!r}: {nearest(name, known)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{field}={text!r} names one twice.")
-    return names
